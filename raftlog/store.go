@@ -1,0 +1,106 @@
+package raftlog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// logStore is a group's log: raft-boltdb on disk, the newest entries in memory.
+// The first write that fails is latched: after a failed fsync the kernel may
+// have dropped the data and a retry would report success, so nothing is
+// written any more and the node must end.
+type logStore struct {
+	disk  *raftboltdb.BoltStore
+	path  string
+	ring  ring
+	fatal func(error)
+
+	mu     sync.Mutex
+	failed error
+}
+
+func openLogStore(path string, ringBytes int64, fatal func(error)) (*logStore, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	disk, err := openBolt(path)
+	if err != nil {
+		return nil, err
+	}
+	return &logStore{disk: disk, path: path, ring: ring{max: ringBytes}, fatal: fatal}, nil
+}
+
+func openBolt(path string) (*raftboltdb.BoltStore, error) {
+	store, err := raftboltdb.New(raftboltdb.Options{
+		Path:        path,
+		BoltOptions: &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType},
+	})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("open %s: another process has it open", path)
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return store, nil
+}
+
+func (s *logStore) FirstIndex() (uint64, error) { return s.disk.FirstIndex() }
+func (s *logStore) LastIndex() (uint64, error)  { return s.disk.LastIndex() }
+
+// GetLog returns raft.ErrLogNotFound unwrapped for an index that is not held:
+// raft compares with ==.
+func (s *logStore) GetLog(index uint64, log *raft.Log) error {
+	if s.ring.get(index, log) {
+		return nil
+	}
+	return s.disk.GetLog(index, log)
+}
+
+func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
+
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	if err := s.write("store entries", func() error { return s.disk.StoreLogs(logs) }); err != nil {
+		return err
+	}
+	s.ring.add(logs)
+	return nil
+}
+
+// DeleteRange is called by raft to cut a conflicting suffix; the prefix is
+// never compacted.
+func (s *logStore) DeleteRange(min, max uint64) error {
+	s.ring.cut(min)
+	return s.write("cut the log", func() error { return s.disk.DeleteRange(min, max) })
+}
+
+func (s *logStore) write(what string, f func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed
+	}
+	if err := f(); err != nil {
+		s.failed = fmt.Errorf("%s in %s: %w", what, s.path, err)
+		s.fatal(s.failed)
+	}
+	return s.failed
+}
+
+func (s *logStore) size() int64 {
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+func (s *logStore) Close() error { return s.disk.Close() }

@@ -1,0 +1,150 @@
+package raftlog
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+func testTransport(t *testing.T, n *network, node string) *transport {
+	t.Helper()
+	cfg := &Config{Streams: func() StreamLayer { return n.layer(node) }, Links: links{n, node}, Logger: slog.New(slog.DiscardHandler)}
+	trans := newTransport(cfg, func() context.Context { return t.Context() })
+	t.Cleanup(func() { trans.Close() })
+	return trans
+}
+
+// Raft's fast path would handle a heartbeat beside the main loop (#695).
+func TestHeartbeatsTakeTheOrdinaryWay(t *testing.T) {
+	n := newNetwork(newEvents())
+	n.set(func() { n.up["a"], n.up["b"] = true, true })
+	from, to := testTransport(t, n, "a"), testTransport(t, n, "b")
+	fast := make(chan raft.RPC, 1)
+	var asRaft raft.Transport = to
+	asRaft.SetHeartbeatHandler(func(rpc raft.RPC) {
+		fast <- rpc
+		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+	})
+
+	answer := make(chan error, 1)
+	go func() {
+		heartbeat := raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3, Addr: []byte("a")}, Term: 4}
+		var resp raft.AppendEntriesResponse
+		err := from.AppendEntries("b", "b", &heartbeat, &resp)
+		if err == nil && resp.Term != 5 {
+			err = errors.New("another answer")
+		}
+		answer <- err
+	}()
+	select {
+	case rpc := <-to.Consumer():
+		if req := rpc.Command.(*raft.AppendEntriesRequest); req.Term != 4 {
+			t.Errorf("it arrived with term %d", req.Term)
+		}
+		rpc.Respond(&raft.AppendEntriesResponse{Term: 5}, nil)
+	case <-fast:
+		t.Error("the heartbeat took the fast path")
+	case <-time.After(patience):
+		t.Fatal("the heartbeat did not arrive")
+	}
+	if err := <-answer; err != nil {
+		t.Errorf("its answer: %v", err)
+	}
+}
+
+func TestIsHeartbeat(t *testing.T) {
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a"), Addr: []byte("a")}
+	for _, tt := range []struct {
+		name string
+		req  raft.AppendEntriesRequest
+		want bool
+	}{
+		{name: "heartbeat", req: raft.AppendEntriesRequest{RPCHeader: header, Term: 3, Leader: []byte("a")}, want: true},
+		{name: "entries", req: raft.AppendEntriesRequest{Term: 3, Entries: []*raft.Log{{Index: 1}}}},
+		{name: "commit notice", req: raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 1, PrevLogTerm: 1, LeaderCommitIndex: 1}},
+		{name: "probe before the first commit", req: raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 1, PrevLogTerm: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := isHeartbeat(&tt.req); got != tt.want {
+				t.Errorf("isHeartbeat = %v", got)
+			}
+		})
+	}
+}
+
+func TestHold(t *testing.T) {
+	type fixture struct {
+		net        *network
+		trans      *transport
+		endLeading context.CancelFunc
+		answer     chan error
+	}
+	for _, tt := range []struct {
+		name    string
+		follows bool
+		release func(*fixture)
+		want    error
+	}{
+		{name: "the peer comes back", release: func(f *fixture) { f.net.set(func() { f.net.up["b"] = true }) }},
+		{name: "leadership ends", release: func(f *fixture) { f.endLeading() }, want: errHeld},
+		{name: "no leadership", follows: true, release: func(f *fixture) {}, want: errHeld},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				f := &fixture{net: newNetwork(newEvents()), endLeading: cancel, answer: make(chan error, 1)}
+				defer cancel()
+				f.net.set(func() { f.net.up["a"] = true })
+				f.trans = &transport{links: links{f.net, "a"}, leader: func() context.Context {
+					if tt.follows {
+						return nil
+					}
+					return ctx
+				}}
+				go func() { f.answer <- f.trans.hold("b") }()
+				synctest.Wait()
+				select {
+				case err := <-f.answer:
+					if !tt.follows {
+						t.Fatalf("hold returned %v with the peer away", err)
+					}
+					f.answer <- err
+				default:
+				}
+				tt.release(f)
+				if err := <-f.answer; !errors.Is(err, tt.want) {
+					t.Errorf("hold = %v, want %v", err, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// Requests that wait for a peer end with their leadership and with the group.
+func TestHeldRequestsAreReleased(t *testing.T) {
+	t.Parallel()
+	for name, release := range map[string]func(*cluster, *node){
+		"end of leadership": func(c *cluster, n *node) { c.isolate(n.name) },
+		"hand-over":         func(c *cluster, n *node) { c.handTo("n2") },
+		"Close":             func(c *cluster, n *node) { within(c.t, patience, "Close", n.group.Close) },
+		"restart":           func(c *cluster, n *node) { n.group.restart() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 3)
+			leader := c.handTo("n1")
+			c.separate("n1", "n3")
+			c.publish("a")
+			c.await("a request to be held", func() bool { return c.net.waitingAt("n1") > 0 })
+			if _, err := c.publishWithin(patience, "b"); err != nil {
+				t.Errorf("with a peer away: %v", err)
+			}
+			release(c, leader)
+			c.await("the request to be released", func() bool { return c.net.waitingAt("n1") == 0 })
+		})
+	}
+}
