@@ -1,0 +1,414 @@
+package partition
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// An entry is what one Raft log entry holds. Integers are uvarints unless a
+// width is given; a string is a uvarint length and its bytes.
+//
+//	version   1 byte, 1
+//	kind      1 byte
+//	time      8 bytes little endian, the leader's clock, ns since 1970 UTC
+//
+//	kind 1, publish: many messages, grouped by room
+//	  sessions  count, then per session: id 16 bytes, floor
+//	  runs      count, then per run: session, block, first counter, count
+//	  blocks    count, then per block: room string, block string
+//
+//	kind 2, open sessions:   ttl in ms; count, then per session: id 16 bytes
+//	kind 3, close sessions:  count, then per session: id 16 bytes
+//	kind 4, tick:            ttl in ms
+//
+// Runs are in the order of arrival: a run is Count publishes of one session
+// with consecutive counters, and they are the next Count records of its block.
+// The floor is the lowest counter for which the session has no answer.
+//
+// A block goes to subscribers as it lies (transport/wire reads it there):
+//
+//	records     count
+//	publishers  count, then per publisher: name string
+//	per record: publisher, its place in the table; payload string
+type entryKind byte
+
+const (
+	entryVersion = 1
+
+	kindPublish entryKind = 1
+	kindOpen    entryKind = 2
+	kindClose   entryKind = 3
+	kindTick    entryKind = 4
+)
+
+// errEntryVersion: the entry is of a later version of this program. Passing it
+// over would make this replica differ from the others.
+var errEntryVersion = errors.New("entry has a version this program does not know")
+
+// errMalformed: bytes that no leader of ours wrote.
+var errMalformed = errors.New("malformed entry")
+
+// entry is a decoded entry. Byte slices lie in the entry's data.
+type entry struct {
+	kind     entryKind
+	time     int64
+	ttl      time.Duration // kindOpen, kindTick
+	ids      []SessionID   // kindOpen, kindClose
+	sessions []sessionRef
+	runs     []run
+	blocks   []block
+}
+
+type sessionRef struct {
+	id    SessionID
+	floor Counter
+}
+
+type run struct {
+	session, block int
+	counter        Counter
+	count          int
+}
+
+type block struct {
+	room    []byte
+	data    []byte // as subscribers get it
+	records []byte // the part of data behind the publishers
+	count   int
+}
+
+// decoder takes values from the front of an entry; after the first fault it
+// yields zeros.
+type decoder struct {
+	rest []byte
+	bad  bool
+}
+
+func (d *decoder) number() uint64 {
+	v, n := binary.Uvarint(d.rest)
+	if n <= 0 {
+		d.rest, d.bad = nil, true
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) next(n uint64) []byte {
+	if n > uint64(len(d.rest)) {
+		d.rest, d.bad = nil, true
+		return nil
+	}
+	v := d.rest[:n:n]
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) text() []byte { return d.next(d.number()) }
+
+func (d *decoder) sessionID() (id SessionID) {
+	copy(id[:], d.next(uint64(len(id))))
+	return id
+}
+
+// length reads how many items follow, each at least size bytes long.
+func (d *decoder) length(size int) int {
+	n := d.number()
+	if n > uint64(len(d.rest)/size) {
+		d.rest, d.bad = nil, true
+		return 0
+	}
+	return int(n)
+}
+
+// below reads a number less than n, a place in a table.
+func (d *decoder) below(n int) int {
+	v := d.number()
+	if v >= uint64(n) {
+		d.rest, d.bad = nil, true
+		return 0
+	}
+	return int(v)
+}
+
+// decode reads data into e, keeping e's memory.
+func (e *entry) decode(data []byte) error {
+	if len(data) < 10 {
+		return errMalformed
+	}
+	if data[0] != entryVersion {
+		return fmt.Errorf("%w: %d", errEntryVersion, data[0])
+	}
+	e.kind, e.time = entryKind(data[1]), int64(binary.LittleEndian.Uint64(data[2:]))
+	d := decoder{rest: data[10:]}
+	switch e.kind {
+	case kindPublish:
+		e.decodePublish(&d)
+	case kindOpen:
+		e.decodeTTL(&d)
+		e.decodeIDs(&d)
+	case kindClose:
+		e.decodeIDs(&d)
+	case kindTick:
+		e.decodeTTL(&d)
+	default:
+		return fmt.Errorf("%w: kind %d", errEntryVersion, e.kind)
+	}
+	if d.bad || len(d.rest) > 0 {
+		return errMalformed
+	}
+	return nil
+}
+
+func (e *entry) decodeTTL(d *decoder) {
+	ms := d.number()
+	d.bad = d.bad || ms > 1<<40
+	e.ttl = time.Duration(ms) * time.Millisecond
+}
+
+func (e *entry) decodeIDs(d *decoder) {
+	e.ids = e.ids[:0]
+	for range d.length(16) {
+		e.ids = append(e.ids, d.sessionID())
+	}
+}
+
+func (e *entry) decodePublish(d *decoder) {
+	e.sessions, e.runs, e.blocks = e.sessions[:0], e.runs[:0], e.blocks[:0]
+	for range d.length(17) {
+		e.sessions = append(e.sessions, sessionRef{d.sessionID(), Counter(d.number())})
+	}
+	runs := d.length(4)
+	for range runs {
+		r := run{session: d.below(len(e.sessions)), block: int(d.number() & 0xffffffff), counter: Counter(d.number())}
+		r.count = int(min(d.number(), uint64(len(d.rest))))
+		d.bad = d.bad || r.counter == 0 || r.count == 0
+		e.runs = append(e.runs, r)
+	}
+	for range d.length(3) {
+		e.blocks = append(e.blocks, decodeBlock(d))
+	}
+	if d.bad {
+		return
+	}
+	// Each record belongs to exactly one publish of a run.
+	left := make([]int, len(e.blocks))
+	for i, b := range e.blocks {
+		left[i] = b.count
+	}
+	for _, r := range e.runs {
+		if r.block >= len(left) {
+			d.bad = true
+			return
+		}
+		left[r.block] -= r.count
+	}
+	for _, n := range left {
+		d.bad = d.bad || n != 0
+	}
+}
+
+func decodeBlock(d *decoder) block {
+	b := block{room: d.text(), data: d.text()}
+	in := decoder{rest: b.data}
+	b.count = in.length(2)
+	publishers := in.length(1)
+	for range publishers {
+		in.text()
+	}
+	b.records = in.rest
+	for range b.count {
+		in.below(publishers)
+		in.text()
+	}
+	if in.bad || len(in.rest) > 0 || len(b.room) == 0 {
+		d.rest, d.bad = nil, true
+	}
+	return b
+}
+
+// nextPayload takes the first record from records.
+func nextPayload(records []byte) (payload, rest []byte) {
+	d := decoder{rest: records}
+	d.number()
+	payload = d.text()
+	return payload, d.rest
+}
+
+func appendHead(dst []byte, kind entryKind, now int64) []byte {
+	dst = append(dst, entryVersion, byte(kind))
+	return binary.LittleEndian.AppendUint64(dst, uint64(now))
+}
+
+func appendText[S string | []byte](dst []byte, s S) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}
+
+func appendIDs(dst []byte, ids []SessionID) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(ids)))
+	for _, id := range ids {
+		dst = append(dst, id[:]...)
+	}
+	return dst
+}
+
+func encodeOpen(now int64, ttl time.Duration, ids []SessionID) []byte {
+	dst := appendHead(nil, kindOpen, now)
+	dst = binary.AppendUvarint(dst, uint64(ttl.Milliseconds()))
+	return appendIDs(dst, ids)
+}
+
+func encodeClose(now int64, ids []SessionID) []byte {
+	return appendIDs(appendHead(nil, kindClose, now), ids)
+}
+
+func encodeTick(now int64, ttl time.Duration) []byte {
+	return binary.AppendUvarint(appendHead(nil, kindTick, now), uint64(ttl.Milliseconds()))
+}
+
+// message is one publish on its way into an entry.
+type message struct {
+	from    *Publisher
+	counter Counter
+	floor   Counter
+	name    []byte
+	room    []byte
+	payload []byte
+}
+
+// packer builds publish entries. It keeps its scratch memory between entries
+// and belongs to one goroutine.
+type packer struct {
+	sessionOf map[*Publisher]int
+	sessions  []sessionRef
+	blockOf   map[string]int
+	blocks    []packedBlock
+	runs      []run
+	links     []int // per message the next one of its block, -1 at the end
+	places    []int // per message its name's place in the block's table
+}
+
+type packedBlock struct {
+	first, last int // messages
+	count       int
+	names       [][]byte
+	size        int
+}
+
+// pack encodes messages, which are in the order of arrival. The sessions in
+// the entry stand in the order in which their publishers first appear.
+func (p *packer) pack(now int64, messages []message) (data []byte, publishers []*Publisher) {
+	p.group(messages)
+	size := 64 + len(p.sessions)*26 + len(p.runs)*16
+	for _, b := range p.blocks {
+		size += b.size
+	}
+	dst := appendHead(make([]byte, 0, size), kindPublish, now)
+	dst = binary.AppendUvarint(dst, uint64(len(p.sessions)))
+	for _, s := range p.sessions {
+		dst = append(dst, s.id[:]...)
+		dst = binary.AppendUvarint(dst, uint64(s.floor))
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(p.runs)))
+	for _, r := range p.runs {
+		dst = binary.AppendUvarint(dst, uint64(r.session))
+		dst = binary.AppendUvarint(dst, uint64(r.block))
+		dst = binary.AppendUvarint(dst, uint64(r.counter))
+		dst = binary.AppendUvarint(dst, uint64(r.count))
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(p.blocks)))
+	for i := range p.blocks {
+		dst = p.appendBlock(dst, &p.blocks[i], messages)
+	}
+	publishers = make([]*Publisher, len(p.sessions))
+	for pub, i := range p.sessionOf {
+		publishers[i] = pub
+	}
+	return dst, publishers
+}
+
+// group finds the entry's sessions, blocks and runs.
+func (p *packer) group(messages []message) {
+	if p.sessionOf == nil {
+		p.sessionOf, p.blockOf = map[*Publisher]int{}, map[string]int{}
+	}
+	clear(p.sessionOf)
+	clear(p.blockOf)
+	p.sessions, p.blocks, p.runs = p.sessions[:0], p.blocks[:0], p.runs[:0]
+	p.links, p.places = p.links[:0], p.places[:0]
+	for i := range messages {
+		m := &messages[i]
+		s, ok := p.sessionOf[m.from]
+		if !ok {
+			s = len(p.sessions)
+			p.sessionOf[m.from] = s
+			p.sessions = append(p.sessions, sessionRef{id: m.from.session})
+		}
+		p.sessions[s].floor = max(p.sessions[s].floor, m.floor)
+		b, ok := p.blockOf[string(m.room)]
+		if !ok {
+			b = len(p.blocks)
+			p.blockOf[string(m.room)] = b
+			p.blocks = append(p.blocks, packedBlock{first: i, last: -1, size: len(m.room) + 32})
+		}
+		p.addToBlock(&p.blocks[b], i, m)
+		if n := len(p.runs); n > 0 && p.runs[n-1].session == s && p.runs[n-1].block == b &&
+			p.runs[n-1].counter+Counter(p.runs[n-1].count) == m.counter {
+			p.runs[n-1].count++
+		} else {
+			p.runs = append(p.runs, run{s, b, m.counter, 1})
+		}
+	}
+}
+
+func (p *packer) addToBlock(b *packedBlock, i int, m *message) {
+	p.links = append(p.links, -1)
+	if b.last >= 0 {
+		p.links[b.last] = i
+	}
+	b.last = i
+	b.count++
+	b.size += len(m.payload) + 8
+	p.places = append(p.places, b.place(m.name))
+}
+
+// nameSearch bounds how far back in a block's table a name is looked for; with
+// more publishers than that taking turns, a name may stand there twice.
+const nameSearch = 16
+
+// place returns a name's place in the block's table, after adding it if need be.
+func (b *packedBlock) place(name []byte) int {
+	for i := len(b.names) - 1; i >= max(0, len(b.names)-nameSearch); i-- {
+		if string(b.names[i]) == string(name) {
+			return i
+		}
+	}
+	b.names = append(b.names, name)
+	b.size += len(name) + 2
+	return len(b.names) - 1
+}
+
+func (p *packer) appendBlock(dst []byte, b *packedBlock, messages []message) []byte {
+	dst = appendText(dst, messages[b.first].room)
+	// The block's length goes before it: leave room for three bytes (2 MiB) and
+	// write the number padded to them, which a uvarint allows.
+	at := len(dst)
+	dst = append(dst, 0x80, 0x80, 0)
+	dst = binary.AppendUvarint(dst, uint64(b.count))
+	dst = binary.AppendUvarint(dst, uint64(len(b.names)))
+	for _, name := range b.names {
+		dst = appendText(dst, name)
+	}
+	for i := b.first; i >= 0; i = p.links[i] {
+		dst = binary.AppendUvarint(dst, uint64(p.places[i]))
+		dst = appendText(dst, messages[i].payload)
+	}
+	n := len(dst) - at - 3
+	dst[at] |= byte(n & 0x7f)
+	dst[at+1] |= byte(n >> 7 & 0x7f)
+	dst[at+2] = byte(n >> 14)
+	return dst
+}

@@ -1,0 +1,209 @@
+package partition
+
+import (
+	"context"
+	"time"
+
+	"github.com/roomlog/roomlog/raftlog"
+)
+
+const (
+	// maxEntryBytes is how many bytes of messages go into one entry; a single
+	// larger message makes a larger entry.
+	maxEntryBytes = 256 << 10
+	// maxInflight is how many entries of a partition are on their way at once.
+	maxInflight = 2
+	// proposeTimeout bounds the wait for an entry's outcome. After it the
+	// outcome is unknown.
+	proposeTimeout = 10 * time.Second
+)
+
+// proposer turns what is queued into entries. Nothing waits for a batch to
+// fill: what has queued while the last entries were on their way goes into the
+// next. propose and answer are its only goroutines; propose owns the packer.
+// When both have ended, everything that was queued has been answered.
+type proposer struct {
+	queue    *queue
+	propose  func(data []byte) proposal
+	leading  func() bool
+	now      func() int64
+	ttl      time.Duration
+	metrics  *Metrics
+	inflight chan batch // at most maxInflight
+	slots    chan struct{}
+	took     func(time.Duration) // told how long each entry took
+}
+
+// proposal is an entry on its way (raftlog.Proposal).
+type proposal interface {
+	Wait(ctx context.Context) (any, error)
+}
+
+// batch is an entry on its way and whom to tell.
+type batch struct {
+	kind       entryKind
+	entry      proposal
+	proposed   time.Time
+	publishers []*Publisher // as in the entry's session table
+	items      []int        // per publisher how many of its items are in the entry
+	first      []Counter    // per publisher the lowest counter among them
+}
+
+func newProposer(p *Partition) *proposer {
+	return &proposer{
+		queue:    p.queue,
+		propose:  func(data []byte) proposal { return p.group.Propose(data) },
+		leading:  p.group.Leading,
+		now:      func() int64 { return time.Now().UnixNano() },
+		ttl:      p.cfg.SessionTTL,
+		metrics:  p.metrics,
+		inflight: make(chan batch, maxInflight),
+		slots:    make(chan struct{}, maxInflight),
+		took:     p.entryTook,
+	}
+}
+
+// run takes from the queue until ctx ends.
+func (p *proposer) run(ctx context.Context) {
+	defer close(p.inflight)
+	defer func() {
+		for _, it := range p.queue.close(ErrUnavailable) {
+			p.drop(it, ErrUnavailable)
+		}
+	}()
+	var pack packer
+	var items []item
+	var messages []message
+	for {
+		select {
+		case p.slots <- struct{}{}: // given back by answer
+		case <-ctx.Done():
+			return
+		}
+		var err error
+		clear(items)
+		if items, err = p.queue.take(ctx, maxEntryBytes, items[:0]); err != nil {
+			return
+		}
+		clear(messages)
+		messages = p.alive(items, messages[:0])
+		if len(messages) == 0 {
+			<-p.slots
+			continue
+		}
+		p.inflight <- p.start(items[0].kind, &pack, messages)
+	}
+}
+
+// alive picks the messages that are to be proposed and answers the others:
+// those behind one that was refused meanwhile, and all if this node does not
+// lead.
+func (p *proposer) alive(items []item, messages []message) []message {
+	leading := p.leading()
+	for _, it := range items {
+		switch {
+		case !leading:
+			p.drop(it, ErrNotLeader)
+		case it.kind != kindClose && it.from.refused(it.counter):
+			it.from.answered(1, nil, nil)
+		default:
+			messages = append(messages, it.message)
+		}
+	}
+	return messages
+}
+
+func (p *proposer) drop(it item, err error) {
+	r := refusalFor(it.counter, err)
+	it.from.answered(1, nil, &r)
+	p.metrics.refused(err)
+}
+
+func (p *proposer) start(kind entryKind, pack *packer, messages []message) batch {
+	b := batch{kind: kind, proposed: time.Now()}
+	now := p.now()
+	if kind == kindPublish {
+		var data []byte
+		data, b.publishers = pack.pack(now, messages)
+		b.items, b.first = make([]int, len(b.publishers)), make([]Counter, len(b.publishers))
+		for i := range messages {
+			s := pack.sessionOf[messages[i].from]
+			if b.items[s]++; b.first[s] == 0 || messages[i].counter < b.first[s] {
+				b.first[s] = messages[i].counter
+			}
+		}
+		b.entry = p.propose(data)
+		p.metrics.proposed(len(messages), len(data))
+		return b
+	}
+	ids := make([]SessionID, len(messages))
+	for i := range messages {
+		ids[i] = messages[i].from.session
+		b.publishers = append(b.publishers, messages[i].from)
+	}
+	if kind == kindOpen {
+		b.entry = p.propose(encodeOpen(now, p.ttl, ids))
+	} else {
+		b.entry = p.propose(encodeClose(now, ids))
+	}
+	return b
+}
+
+// answer tells the outcome of each entry, in order, until run has ended.
+func (p *proposer) answer() {
+	for b := range p.inflight {
+		ctx, cancel := context.WithTimeout(context.Background(), proposeTimeout)
+		result, err := b.entry.Wait(ctx)
+		cancel()
+		<-p.slots
+		out, _ := result.(Outcome)
+		if failed, ok := result.(error); ok {
+			err = failed // passed over by every replica
+		}
+		p.took(time.Since(b.proposed))
+		p.metrics.answered(err)
+		if b.kind == kindPublish {
+			b.answerPublishes(out.Answers, err)
+			continue
+		}
+		b.answerSessions(out.Opened, err)
+	}
+}
+
+func (b *batch) answerPublishes(answers []Answer, err error) {
+	if err != nil {
+		for i, pub := range b.publishers {
+			r := refusalFor(b.first[i], err)
+			pub.answered(b.items[i], nil, &r)
+		}
+		return
+	}
+	acks := make([][]Answer, len(b.publishers))
+	refusals := make([]*Refusal, len(b.publishers))
+	for _, a := range answers {
+		if a.Err == nil {
+			acks[a.Session] = append(acks[a.Session], a)
+		} else if refusals[a.Session] == nil {
+			r := refusalFor(a.Counter, a.Err)
+			refusals[a.Session] = &r
+		}
+	}
+	for i, pub := range b.publishers {
+		pub.answered(b.items[i], acks[i], refusals[i])
+	}
+}
+
+func (b *batch) answerSessions(opened []error, err error) {
+	for i, pub := range b.publishers {
+		switch {
+		case b.kind == kindClose:
+			pub.answered(1, nil, nil)
+		case err != nil:
+			pub.opened(err)
+		default:
+			pub.opened(opened[i])
+		}
+	}
+}
+
+var _ proposal = (*raftlog.Proposal)(nil)
