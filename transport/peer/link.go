@@ -1,0 +1,270 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// session is a link from its handshake to its end, at either end of it.
+type session struct {
+	net      *Network
+	peer     *peer
+	instance instance // the process at the other end
+	raw      net.Conn
+	conn     *tls.Conn
+	ctx      context.Context // ends with the session
+	cancel   context.CancelFunc
+	answered chan struct{} // one token: a ping was answered
+
+	mu    sync.Mutex
+	nonce uint64       // of the last ping
+	pings [8]time.Time // when those not yet answered left, by nonce modulo 8; zero: none
+}
+
+func (n *Network) newSession(p *peer, i instance, raw net.Conn, conn *tls.Conn) *session {
+	s := &session{net: n, peer: p, instance: i, raw: raw, conn: conn, answered: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(n.ctx)
+	return s
+}
+
+// refusedError: the other end has answered, and does not want this connection.
+type refusedError struct {
+	by     string
+	status status
+	reason string
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("%s refused: %s", e.by, e.reason) }
+
+// keepLink is the only goroutine that dials p's link: at once when there is
+// none, then again after a jittered pause, until the Network is closed.
+func (n *Network) keepLink(p *peer) {
+	trouble := "" // what was logged last; empty after a success
+	for n.ctx.Err() == nil {
+		s, err := n.dialLink(p)
+		if err != nil {
+			if now := cause(err).Error(); now != trouble && n.ctx.Err() == nil {
+				trouble = now
+				n.log.Warn("cannot link to node", "node", p.name, "addr", p.addr, "err", now)
+			}
+			pause(n.ctx, n.retryAfter(err), p.wake)
+			continue
+		}
+		trouble = ""
+		began := time.Now()
+		n.log.Info("link up", "node", p.name, "addr", p.addr, "instance", s.instance)
+		err = n.runLink(s)
+		if n.ctx.Err() == nil {
+			n.log.Warn("link down", "node", p.name, "addr", p.addr, "err", cause(err))
+		}
+		if time.Since(began) < n.timing.retryMax {
+			pause(n.ctx, n.retryAfter(err), nil) // accepted and closed at once: do not spin
+		}
+	}
+}
+
+// retryAfter is short for what may pass by itself, longer for what somebody
+// has to mend.
+func (n *Network) retryAfter(err error) time.Duration {
+	var refused *refusedError
+	var other versionError
+	least, most := n.timing.retryMin, n.timing.retryMax
+	if errors.As(err, &refused) && refused.status != statusBusy || errors.As(err, &other) {
+		least, most = n.timing.refused/2, n.timing.refused
+	}
+	return least + rand.N(most-least+1)
+}
+
+// dialLink returns a link that the other end has admitted; it counts as up.
+func (n *Network) dialLink(p *peer) (*session, error) {
+	raw, err := n.connect(n.ctx, p, n.timing.connect)
+	if err != nil {
+		return nil, err
+	}
+	if !n.own(raw) {
+		return nil, ErrClosed
+	}
+	conn := tls.Client(raw, clientTLS(n.cfg, p.name))
+	a, err := n.greet(raw, conn, p, kindLink, 0, n.timing.handshake)
+	if err != nil {
+		n.drop(raw)
+		var refused *refusedError
+		if errors.As(err, &refused) && refused.status == statusDuplicate {
+			n.fail(&DuplicateError{Node: n.cfg.Node, At: p.name, Reason: refused.reason})
+		}
+		return nil, err
+	}
+	s := n.newSession(p, a.instance, raw, conn)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		s.cancel()
+		return nil, ErrClosed // Close has closed raw
+	}
+	p.out, p.info, p.clock = s, a.info, clock{}
+	n.metrics.linksUp.Inc()
+	n.announce()
+	return s, nil
+}
+
+func (n *Network) connect(ctx context.Context, p *peer, limit time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var d net.Dialer
+	d.SetMultipathTCP(false)
+	return d.DialContext(ctx, "tcp", p.addr)
+}
+
+// greet takes a dialed connection through its handshake, within limit. It
+// leaves no deadline on it.
+func (n *Network) greet(raw net.Conn, conn *tls.Conn, p *peer, k kind, group uint32, limit time.Duration) (answer, error) {
+	raw.SetDeadline(time.Now().Add(limit))
+	if err := conn.Handshake(); err != nil {
+		return answer{}, fmt.Errorf("TLS with %s: %w", p.name, cause(err))
+	}
+	h := hello{kind: k, instance: n.instance, group: group, from: n.cfg.Node, to: p.name, cluster: n.cfg.Cluster}
+	if _, err := conn.Write(h.append(nil)); err != nil {
+		return answer{}, fmt.Errorf("hello to %s: %w", p.name, cause(err))
+	}
+	a, err := readAnswer(conn)
+	if err != nil { // an alert about our certificate arrives here
+		return answer{}, fmt.Errorf("answer of %s: %w", p.name, cause(err))
+	}
+	if a.status != statusOK {
+		return answer{}, &refusedError{by: p.name, status: a.status, reason: a.reason}
+	}
+	if a.node != p.name {
+		return answer{}, fmt.Errorf("node %q answered in place of %s", a.node, p.name)
+	}
+	raw.SetDeadline(time.Time{})
+	return a, nil
+}
+
+// runLink serves a link of ours until it ends, and says why it did.
+func (n *Network) runLink(s *session) error {
+	var pinger sync.WaitGroup
+	pinger.Go(s.pingLoop)
+	err := s.read(framePong)
+	n.end(s)
+	pinger.Wait()
+	return err
+}
+
+// serve answers on a link of another node until it ends.
+func (n *Network) serve(s *session) {
+	_ = s.read(framePing) // the other end says in its own log what went wrong
+	n.end(s)
+}
+
+// end closes a session and every stream that came or went by its leave. It may
+// be called again.
+func (n *Network) end(s *session) {
+	s.cancel()
+	n.mu.Lock()
+	switch s {
+	case s.peer.out:
+		s.peer.out = nil
+		n.metrics.linksUp.Dec()
+		if !n.closed {
+			n.metrics.linkDowns.WithLabelValues(s.peer.name).Inc()
+		}
+		n.announce()
+	case s.peer.in:
+		s.peer.in = nil
+	}
+	n.cutAll(func(st *stream) bool { return st.via == s })
+	n.mu.Unlock()
+	n.drop(s.raw)
+}
+
+// pingLoop is the goroutine that pings, from the start to the end of a session.
+func (s *session) pingLoop() {
+	ticker := time.NewTicker(s.net.timing.ping)
+	defer ticker.Stop()
+	for {
+		s.ping()
+		select {
+		case <-ticker.C:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// ping sends one. If it cannot, the session's reader will find out.
+func (s *session) ping() {
+	s.mu.Lock()
+	s.nonce++
+	nonce := s.nonce
+	s.pings[nonce%8] = time.Now()
+	s.mu.Unlock()
+	s.send(frame{typ: framePing, nonce: nonce})
+}
+
+func (s *session) send(f frame) {
+	s.conn.SetWriteDeadline(time.Now().Add(s.net.timing.silence))
+	if _, err := s.conn.Write(f.append(nil)); err != nil {
+		s.raw.Close() // wakes the reader
+	}
+}
+
+// read answers pings and takes pongs until the session ends. A session
+// without a frame of type alive for too long ends too.
+func (s *session) read(alive frameType) error {
+	silence := s.net.timing.silence
+	s.conn.SetReadDeadline(time.Now().Add(silence))
+	for {
+		f, err := readFrame(s.conn)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("silent for %v", silence)
+		}
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		if f.typ == framePong && !s.pong(f, now) {
+			continue // answers nothing we asked
+		}
+		if f.typ == framePing {
+			received := now.UnixNano()
+			s.send(frame{typ: framePong, nonce: f.nonce, received: received, sent: received + int64(time.Since(now))})
+		}
+		if f.typ == alive {
+			s.conn.SetReadDeadline(time.Now().Add(silence))
+		}
+	}
+}
+
+// pong takes an answer to one of our pings.
+func (s *session) pong(f frame, now time.Time) bool {
+	s.mu.Lock()
+	slot := &s.pings[f.nonce%8]
+	sent := *slot
+	known := !sent.IsZero() && f.nonce <= s.nonce && f.nonce+8 > s.nonce
+	if known {
+		*slot = time.Time{}
+	}
+	s.mu.Unlock()
+	if !known {
+		return false
+	}
+	select {
+	case s.answered <- struct{}{}:
+	default:
+	}
+	if reading, ok := measure(sent, now, f.received, f.sent); ok {
+		s.net.mu.Lock()
+		if s.peer.out == s {
+			s.peer.clock.add(reading)
+		}
+		s.net.mu.Unlock()
+	}
+	return true
+}
