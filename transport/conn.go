@@ -1,0 +1,278 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// refusedError closes the connection with a code that the client can act on.
+type refusedError struct {
+	code   wire.Code
+	reason string
+}
+
+func (e *refusedError) Error() string { return e.reason }
+
+func refuse(code wire.Code, format string, args ...any) error {
+	return &refusedError{code, fmt.Sprintf(format, args...)}
+}
+
+// conn is one client's connection. serve and its streams each have a goroutine.
+type conn struct {
+	server  *Server
+	quic    *quic.Conn
+	streams sync.WaitGroup
+
+	name          string // the publisher name of Hello
+	subscriptions atomic.Int32
+	publishing    atomic.Bool
+}
+
+func newConn(s *Server, qc *quic.Conn) *conn { return &conn{server: s, quic: qc} }
+
+// serve runs the connection until it ends or has to be ended.
+func (c *conn) serve() error {
+	control, in, err := c.hello()
+	if err != nil {
+		return err
+	}
+	c.server.admit(c)
+	defer c.server.forget(c)
+
+	ctx, cancel := context.WithCancelCause(c.server.ctx)
+	defer cancel(nil)
+	fail := func(err error) {
+		if err != nil {
+			cancel(err)
+		}
+	}
+	out := newOutbox(control, fail)
+	c.streams.Go(out.run)
+	defer out.close()
+	c.streams.Go(func() { fail(c.readControl(in, out)) })
+	c.streams.Go(func() { c.announce(ctx, out) })
+	for {
+		stream, err := c.quic.AcceptStream(ctx)
+		if err != nil {
+			var r *refusedError
+			if errors.As(context.Cause(ctx), &r) {
+				return r
+			}
+			return err
+		}
+		c.streams.Go(func() { fail(c.serveStream(ctx, stream)) })
+	}
+}
+
+// hello reads the first frame of the first stream and answers it.
+func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
+	ctx, cancel := context.WithTimeout(c.server.ctx, helloTimeout)
+	defer cancel()
+	stream, err := c.quic.AcceptStream(ctx)
+	if err != nil {
+		return nil, nil, refuse(wire.CodeProtocol, "no hello within %v", helloTimeout)
+	}
+	stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	in := wire.NewReader(stream, wire.MaxSmallFrame)
+	typ, body, err := in.Next()
+	if err != nil {
+		return nil, nil, refuse(wire.CodeProtocol, "hello: %v", err)
+	}
+	if typ != wire.TypeHello {
+		return nil, nil, refuse(wire.CodeProtocol, "the first frame was %v, not hello", typ)
+	}
+	hello, err := wire.ParseHello(body)
+	switch {
+	case err != nil:
+		return nil, nil, refuse(wire.CodeProtocol, "%v", err)
+	case hello.Version != wire.Version:
+		return nil, nil, refuse(wire.CodeVersion, "protocol version %d is not spoken here, only %d", hello.Version, wire.Version)
+	case !c.server.checkToken(hello.Token):
+		return nil, nil, refuse(wire.CodeAuth, "wrong token")
+	}
+	if err := wire.CheckName(hello.Name); err != nil {
+		return nil, nil, refuse(wire.CodeProtocol, "%v", err)
+	}
+	c.name = hello.Name
+	stream.SetReadDeadline(time.Time{})
+
+	clusterMap, _ := c.server.currentMap()
+	welcome := wire.Welcome{
+		Version: wire.Version,
+		Node:    c.server.cfg.Node,
+		Limits:  wire.Limits{Payload: wire.MaxPayload, Window: wire.MaxWindow, Subscriptions: maxSubscriptions},
+		Map:     clusterMap,
+	}
+	if _, err := stream.Write(wire.Append(nil, &welcome)); err != nil {
+		return nil, nil, err
+	}
+	return stream, in, nil
+}
+
+// readControl answers pings. The end of the stream ends the connection.
+func (c *conn) readControl(in *wire.Reader, out *outbox) error {
+	for {
+		typ, body, err := in.Next()
+		if errors.Is(err, wire.ErrMalformed) {
+			return c.malformed(err)
+		} else if err != nil {
+			return err
+		}
+		if typ != wire.TypePing {
+			return c.malformed(fmt.Errorf("%v does not belong on the control stream", typ))
+		}
+		nonce, err := wire.ParsePing(typ, body)
+		if err != nil {
+			return c.malformed(err)
+		}
+		out.put(&wire.Pong{Nonce: nonce})
+	}
+}
+
+// announce tells the client of changes of the map and of the node's leaving.
+func (c *conn) announce(ctx context.Context, out *outbox) {
+	told, changed := c.server.currentMap()
+	draining := c.server.draining
+	out.put(&told) // it may have changed since hello
+	for {
+		select {
+		case <-changed:
+			told, changed = c.server.currentMap()
+			out.put(&told)
+		case <-draining:
+			draining = nil
+			out.put(&wire.GoAway{})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// serveStream finds out what a stream is for and serves it. An error ends the
+// connection.
+func (c *conn) serveStream(ctx context.Context, stream *quic.Stream) error {
+	stop := context.AfterFunc(ctx, func() {
+		stream.CancelRead(quic.StreamErrorCode(wire.CodeGoingAway))
+		stream.CancelWrite(quic.StreamErrorCode(wire.CodeGoingAway))
+	})
+	defer stop()
+	in := wire.NewReader(stream, wire.MaxSmallFrame)
+	stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	typ, body, err := in.Next()
+	if err != nil {
+		stream.CancelWrite(quic.StreamErrorCode(wire.CodeProtocol))
+		stream.CancelRead(quic.StreamErrorCode(wire.CodeProtocol))
+		return c.streamError(err)
+	}
+	stream.SetReadDeadline(time.Time{})
+	switch typ {
+	case wire.TypeAttach:
+		return c.servePublish(stream, in, body)
+	case wire.TypeSubscribe:
+		return c.serveSubscribe(ctx, stream, body)
+	case wire.TypeQuery:
+		return c.serveQuery(ctx, stream, body)
+	}
+	return c.malformed(fmt.Errorf("a stream cannot begin with %v", typ))
+}
+
+// streamError tells a broken frame, which ends the connection, from a stream
+// that has merely ended.
+func (c *conn) streamError(err error) error {
+	if errors.Is(err, wire.ErrMalformed) {
+		return c.malformed(err)
+	}
+	return nil
+}
+
+func (c *conn) malformed(err error) error {
+	c.server.cfg.Metrics.badFrames.Inc()
+	return refuse(wire.CodeProtocol, "%v", err)
+}
+
+// end writes the last frame of a stream and closes both its directions.
+func end(stream *quic.Stream, f wire.Frame) {
+	stream.Write(wire.Append(nil, f))
+	stream.Close()
+	stream.CancelRead(quic.StreamErrorCode(wire.CodeNone))
+}
+
+// outbox collects frames for a stream and writes all that has come since the
+// last write at once. Putting never blocks; a client that lets more than
+// maxUnread bytes pile up loses its connection.
+type outbox struct {
+	to   io.Writer
+	fail func(error)
+	wake chan struct{}
+
+	mu     sync.Mutex
+	buf    []byte
+	closed bool
+}
+
+const maxUnread = 1 << 20
+
+func newOutbox(to io.Writer, fail func(error)) *outbox {
+	return &outbox{to: to, fail: fail, wake: make(chan struct{}, 1)}
+}
+
+func (o *outbox) put(f wire.Frame) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	if len(o.buf) > maxUnread {
+		o.closed = true
+		o.fail(refuse(wire.CodeSlowConsumer, "more than %d bytes of answers were not read", maxUnread))
+	}
+	o.buf = wire.Append(o.buf, f)
+	o.signal()
+}
+
+func (o *outbox) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run writes until close or until the stream fails.
+func (o *outbox) run() {
+	var spare []byte
+	for range o.wake {
+		o.mu.Lock()
+		buf, closed := o.buf, o.closed
+		o.buf = spare[:0]
+		o.mu.Unlock()
+		if len(buf) > 0 {
+			if _, err := o.to.Write(buf); err != nil {
+				o.close()
+				return
+			}
+		}
+		if closed {
+			return
+		}
+		if spare = buf; cap(spare) > 64<<10 {
+			spare = nil
+		}
+	}
+}
+
+// close makes run end after what has been put is written.
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	o.signal()
+}
