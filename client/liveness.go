@@ -1,0 +1,243 @@
+package client
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+const (
+	minSilence = 100 * time.Millisecond // never ping earlier
+	maxSilence = 15 * time.Second       // nor later
+	pingAgain  = 250 * time.Millisecond // a ping without an answer is repeated
+	deadAfter  = 900 * time.Millisecond // and so long after the first the node is dead
+)
+
+// epoch makes monotonic times fit into an atomic.
+var epoch = time.Now()
+
+func nanos() time.Duration { return time.Since(epoch) }
+
+// liveness measures the silence of a connection. Everything that reads from
+// the connection reports to it; watch alone acts on it.
+type liveness struct {
+	heardAt    atomic.Int64 // when anything came last
+	since      atomic.Int64 // when we last began to wait for something
+	mean       atomic.Int64 // of the gaps between what comes, while we wait for something
+	quiet      atomic.Int32 // pings answered since anything else came
+	expecting  atomic.Int32 // subscriptions and queries
+	publishing atomic.Bool  // publishes may be without an answer
+	due        atomic.Int64 // when watch will look again
+	poke       chan struct{}
+
+	mu    sync.Mutex
+	waits []chan struct{} // closed at the next pong
+}
+
+func (a *liveness) init() {
+	a.poke = make(chan struct{}, 1)
+	a.heardAt.Store(int64(nanos()))
+}
+
+func (a *liveness) wake() {
+	select {
+	case a.poke <- struct{}{}:
+	default:
+	}
+}
+
+// expect says that an answer is due from now on, until done is called.
+func (a *liveness) expect() (done func()) {
+	a.expecting.Add(1)
+	a.waiting()
+	return func() { a.expecting.Add(-1) }
+}
+
+// published says that publishes were written.
+func (a *liveness) published() {
+	if !a.publishing.Load() && !a.publishing.Swap(true) {
+		a.waiting()
+	}
+}
+
+func (a *liveness) waiting() {
+	a.since.Store(int64(nanos()))
+	a.quiet.Store(0)
+	a.wake()
+}
+
+func (a *liveness) busy() bool { return a.expecting.Load() > 0 || a.publishing.Load() }
+
+// heard says that something other than a pong has come.
+func (a *liveness) heard() {
+	now := nanos()
+	prev := a.heardAt.Swap(int64(now))
+	if a.busy() {
+		gap := min(int64(now)-max(prev, a.since.Load()), int64(maxSilence))
+		mean := a.mean.Load()
+		if gap < mean {
+			mean += (gap - mean) / 4 // talk is noticed sooner than silence
+		} else {
+			mean += (gap - mean) / 8
+		}
+		a.mean.Store(mean)
+	}
+	if a.quiet.Swap(0) > 0 || time.Duration(a.due.Load())-now > 2*a.threshold() {
+		a.wake()
+	}
+}
+
+// pong says that a ping was answered.
+func (a *liveness) pong() {
+	a.heardAt.Store(int64(nanos()))
+	a.quiet.Add(1)
+	a.mu.Lock()
+	waits := a.waits
+	a.waits = nil
+	a.mu.Unlock()
+	for _, w := range waits {
+		close(w)
+	}
+	a.wake()
+}
+
+// nextPong returns a channel that the next pong closes.
+func (a *liveness) nextPong() <-chan struct{} {
+	w := make(chan struct{})
+	a.mu.Lock()
+	a.waits = append(a.waits, w)
+	a.mu.Unlock()
+	return w
+}
+
+// threshold is how long a silence makes us ask: a few mean gaps, twice as long
+// with every ping answered in the same silence.
+func (a *liveness) threshold() time.Duration {
+	if !a.busy() {
+		return maxSilence
+	}
+	d := min(max(minSilence, 4*time.Duration(a.mean.Load())), maxSilence)
+	return min(d<<min(a.quiet.Load(), 8), maxSilence)
+}
+
+// quietFrom is when the present silence began.
+func (a *liveness) quietFrom() time.Duration {
+	from := a.heardAt.Load()
+	if a.busy() {
+		from = max(from, a.since.Load())
+	}
+	return time.Duration(from)
+}
+
+// pinger decides when to ping and when to give a connection up. It knows no
+// clock; first is 0 while no ping is without an answer.
+type pinger struct{ first, last time.Duration }
+
+type verdict int
+
+const (
+	verdictWait verdict = iota
+	verdictPing
+	verdictDead
+)
+
+// step says what to do at now, and when to ask again, given when something was
+// heard last, when the silence began and how long it may last. overslept: we
+// ourselves were not running, so what has come may lie unread.
+func (p *pinger) step(now, heard, from, threshold time.Duration, overslept bool) (verdict, time.Duration) {
+	if p.first != 0 && heard >= p.first {
+		p.first = 0
+	}
+	if p.first == 0 {
+		if due := from + threshold; now < due {
+			return verdictWait, due - now
+		}
+		p.first, p.last = now, now
+		return verdictPing, pingAgain
+	}
+	switch {
+	case overslept:
+		p.first, p.last = now, now
+		return verdictPing, pingAgain
+	case now >= p.first+deadAfter:
+		return verdictDead, 0
+	case now >= p.last+pingAgain:
+		p.last = now
+		return verdictPing, min(pingAgain, p.first+deadAfter-now)
+	}
+	return verdictWait, min(p.last+pingAgain, p.first+deadAfter) - now
+}
+
+// watch pings when the connection is unusually silent and ends it when nothing
+// answers. It is the connection's only timer.
+func (c *conn) watch() {
+	a := &c.alive
+	var p pinger
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		overslept := false
+		select {
+		case <-c.quic.Context().Done():
+			return
+		case <-a.poke:
+		case <-timer.C:
+			overslept = nanos()-time.Duration(a.due.Load()) > pingAgain
+		}
+		if a.publishing.Load() && !c.unanswered() {
+			a.publishing.Store(false)
+			if c.unanswered() { // published in between
+				a.published()
+			}
+		}
+		do, wait := p.step(nanos(), time.Duration(a.heardAt.Load()), a.quietFrom(), a.threshold(), overslept)
+		switch do {
+		case verdictPing:
+			if err := c.ping(); err != nil {
+				return // the stream tells the connection's end
+			}
+		case verdictDead:
+			c.log.Info("node does not answer", "node", c.node, "address", c.addr)
+			c.kill(wire.CodeNone, "no answer to pings")
+			return
+		}
+		a.due.Store(int64(nanos() + wait))
+		timer.Reset(wait)
+	}
+}
+
+// ping asks the server for a sign of life. It never blocks: a ping that finds
+// no room counts as sent, for nothing has been read of those before.
+func (c *conn) ping() error {
+	err := c.control.TryWriteAll(wire.Append(nil, &wire.Ping{Nonce: uint64(nanos())}))
+	if err == quic.ErrWouldBlock {
+		return nil
+	}
+	return err
+}
+
+// unanswered tells whether publishes on this connection wait for their answer.
+func (c *conn) unanswered() bool {
+	c.mu.Lock()
+	pub := c.pub
+	c.mu.Unlock()
+	return pub != nil && pub.unanswered()
+}
+
+// listener reports to the connection whatever is read from a stream.
+type listener struct {
+	*quic.Stream
+	alive *liveness
+}
+
+func (l listener) Read(p []byte) (int, error) {
+	n, err := l.Stream.Read(p)
+	if n > 0 {
+		l.alive.heard()
+	}
+	return n, err
+}

@@ -1,0 +1,612 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// settled is how long a connection must have lived for its node's back-off to
+// begin anew.
+const settled = time.Second
+
+// router knows the cluster, as the newest maps tell it, and has the
+// connections. A dead node is dialled again only after a back-off.
+type router struct {
+	c *Client
+
+	mu       sync.Mutex
+	epoch    uint64
+	nodes    map[string]*node // by name
+	members  []string         // in the order of the map
+	leaders  []leader         // by partition
+	replicas [][]string       // by partition
+	seeds    []*node          // the addresses that Dial was given
+	home     *conn            // Dial's connection; new subscriptions prefer it
+	conns    map[*conn]struct{}
+	changed  chan struct{} // closed and renewed when any of this changes
+	closed   bool
+	turn     int // rotates over the nodes to try
+}
+
+// leader is who leads a partition in a term; node is "" while unknown.
+type leader struct {
+	node string
+	term uint64
+	from string // who told
+}
+
+// node is a member, or an address given to Dial.
+type node struct {
+	name, listen, http string
+	alive              bool
+	worked             string // the address at which it was reached last
+	conns              []*conn
+	dial               *dialling
+	fails              int
+	retryAt            time.Time
+}
+
+// dialling is an attempt under way; those who want its outcome wait for done.
+type dialling struct {
+	done chan struct{}
+	conn *conn
+	err  error
+}
+
+func newRouter(c *Client, servers []string) *router {
+	r := &router{
+		c:       c,
+		nodes:   make(map[string]*node),
+		conns:   make(map[*conn]struct{}),
+		changed: make(chan struct{}),
+	}
+	for _, s := range servers {
+		r.seeds = append(r.seeds, &node{listen: s})
+	}
+	return r
+}
+
+// changes returns a channel that is closed at the next change.
+func (r *router) changes() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+// notify must be called with mu held.
+func (r *router) notify() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// dialError tells what failed for each server.
+type dialError struct {
+	servers []string
+	errs    []error
+	end     error // ctx's error, if that ended it
+}
+
+func (e *dialError) Error() string {
+	var b strings.Builder
+	b.WriteString("no server can be reached")
+	for i, s := range e.servers {
+		fmt.Fprintf(&b, "; %s: %v", s, e.errs[i])
+	}
+	if e.end != nil {
+		fmt.Fprintf(&b, "; %v", e.end)
+	}
+	return b.String()
+}
+
+func (e *dialError) Unwrap() []error {
+	if e.end == nil {
+		return e.errs
+	}
+	return append(slices.Clone(e.errs), e.end)
+}
+
+// first makes the first connection.
+func (r *router) first(ctx context.Context, servers []string) error {
+	within, cancel := context.WithTimeout(ctx, dialBudget)
+	defer cancel()
+	failed := &dialError{}
+	at := make(map[string]int) // server to its place in failed
+	for round := 1; ; round++ {
+		open := 0
+		for _, s := range servers {
+			i, seen := at[s]
+			if seen && hopeless(failed.errs[i]) {
+				continue
+			}
+			try, cancel := context.WithTimeout(within, tryBudget)
+			c, m, err := r.c.cfg.dial(try, s)
+			if err != nil && try.Err() != nil && within.Err() == nil {
+				err = fmt.Errorf("no answer within %v", tryBudget)
+			}
+			cancel()
+			if err == nil {
+				r.c.cfg.log.Info("connected", "node", c.node, "address", s)
+				r.learn(&m, c.node)
+				r.add(c)
+				return nil
+			}
+			if !seen {
+				i = len(failed.servers)
+				at[s] = i
+				failed.servers = append(failed.servers, s)
+				failed.errs = append(failed.errs, err)
+			} else if within.Err() == nil || failed.errs[i] == nil {
+				failed.errs[i] = err // not the time's end: that would hide the reason
+			}
+			if !hopeless(err) {
+				open++
+			}
+			if within.Err() != nil {
+				break
+			}
+		}
+		if open == 0 {
+			return failed
+		}
+		if within.Err() == nil {
+			r.c.pause(within, backoff(round))
+		}
+		if within.Err() != nil {
+			failed.end = ctx.Err()
+			return failed
+		}
+	}
+}
+
+func (r *router) partitions() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.leaders)
+}
+
+// learn takes over what a map says that is newer than what is known. Nodes
+// differ in what they know: for each partition the highest term wins.
+func (r *router) learn(m *wire.Map, from string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leaders == nil {
+		r.leaders = make([]leader, len(m.Partitions))
+		r.replicas = make([][]string, len(m.Partitions))
+	}
+	if len(m.Partitions) != len(r.leaders) {
+		r.c.cfg.log.Warn("map of another cluster", "from", from, "partitions", len(m.Partitions), "ours", len(r.leaders))
+		return
+	}
+	if m.Epoch >= r.epoch {
+		r.epoch = m.Epoch
+		r.learnNodes(m)
+	}
+	for i, p := range m.Partitions {
+		told := leader{term: p.Term, from: from}
+		if p.Leader >= 0 {
+			told.node = m.Nodes[p.Leader].Name
+		}
+		known := &r.leaders[i]
+		if told.term > known.term ||
+			told.term == known.term && (known.node == "" || told.node == "" && known.from == from) {
+			*known = told
+		}
+	}
+	r.notify()
+}
+
+func (r *router) learnNodes(m *wire.Map) {
+	r.members = r.members[:0:0]
+	for _, told := range m.Nodes {
+		n := r.node(told.Name)
+		r.members = append(r.members, told.Name)
+		n.alive = told.Alive
+		if told.Listen != "" && told.Listen != n.listen {
+			n.listen, n.fails, n.retryAt = told.Listen, 0, time.Time{}
+		}
+		if told.HTTP != "" {
+			n.http = told.HTTP
+		}
+	}
+	for i, p := range m.Partitions {
+		names := make([]string, 0, len(p.Replicas))
+		for _, ref := range p.Replicas {
+			names = append(names, m.Nodes[ref].Name)
+		}
+		r.replicas[i] = names
+	}
+}
+
+// node returns the node of that name, made if need be. mu must be held.
+func (r *router) node(name string) *node {
+	n := r.nodes[name]
+	if n == nil {
+		n = &node{name: name}
+		r.nodes[name] = n
+	}
+	return n
+}
+
+// leader returns who leads the partition as far as known.
+func (r *router) leader(partition int) leader {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leaders[partition]
+}
+
+// notLeader takes note that a node has denied leading the partition.
+func (r *router) notLeader(partition int, name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known := &r.leaders[partition]; known.node == name {
+		known.node, known.from = "", ""
+		r.notify()
+	}
+}
+
+// add takes a new connection over and starts to serve it.
+func (r *router) add(c *conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	c.router = r
+	n := r.node(c.node)
+	n.worked = c.addr
+	n.conns = append(n.conns, c)
+	r.conns[c] = struct{}{}
+	if r.home == nil {
+		r.home = c
+	}
+	r.c.tasks.Go(c.run)
+	r.notify()
+	return true
+}
+
+// lost forgets a connection that has ended.
+func (r *router) lost(c *conn, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.c.cfg.log.Info("connection lost", "node", c.node, "address", c.addr, "error", err)
+	}
+	n := r.node(c.node)
+	n.conns = slices.DeleteFunc(n.conns, func(have *conn) bool { return have == c })
+	delete(r.conns, c)
+	if r.home == c {
+		r.home = nil
+	}
+	if time.Since(c.born) >= settled {
+		n.fails = 0
+	}
+	n.failed()
+	r.notify()
+}
+
+func (n *node) failed() {
+	n.fails++
+	n.retryAt = time.Now().Add(backoff(n.fails))
+}
+
+// address is where to dial, "" if unknown. After a failure the address that
+// worked before takes turns with the one that the map tells.
+func (n *node) address() string {
+	if n.listen == "" || n.worked != "" && n.fails%2 == 1 {
+		return n.worked
+	}
+	return n.listen
+}
+
+// live returns a connection that is not draining if there is one. mu must be held.
+func (n *node) live() *conn {
+	for _, c := range n.conns {
+		if !c.leaving.Load() {
+			return c
+		}
+	}
+	if len(n.conns) > 0 {
+		return n.conns[0]
+	}
+	return nil
+}
+
+// ready tells whether n can be dialled now. mu must be held.
+func (n *node) ready() bool {
+	return n.dial == nil && n.address() != "" && !time.Now().Before(n.retryAt)
+}
+
+// dial starts to connect to n unless that is under way. mu must be held.
+func (r *router) dial(n *node) *dialling {
+	if n.dial != nil {
+		return n.dial
+	}
+	d := &dialling{done: make(chan struct{})}
+	n.dial = d
+	addr := n.address()
+	r.c.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(r.c.ctx, tryBudget)
+		defer cancel()
+		c, m, err := r.c.cfg.dial(ctx, addr)
+		if err == nil {
+			r.learn(&m, c.node)
+			if !r.add(c) {
+				c.kill(wire.CodeNone, "client closed")
+				c.release()
+				c, err = nil, ErrClosed
+			}
+		}
+		r.mu.Lock()
+		n.dial = nil
+		if err != nil {
+			n.failed()
+			r.c.cfg.log.Debug("cannot connect", "node", n.name, "address", addr, "error", err)
+		} else if n.name == "" {
+			n.retryAt = time.Now().Add(settled) // a seed: its node has a name now
+		}
+		d.conn, d.err = c, err
+		r.mu.Unlock()
+		close(d.done)
+	})
+	return d
+}
+
+// connect returns a connection to the named node, dialled if there is none. It
+// does not wait for a node in its back-off, nor longer than the node leads the
+// partition, if one is given.
+func (r *router) connect(ctx context.Context, name string, given func() bool) (*conn, error) {
+	r.mu.Lock()
+	n := r.nodes[name]
+	switch {
+	case r.closed:
+		r.mu.Unlock()
+		return nil, ErrClosed
+	case n == nil:
+		r.mu.Unlock()
+		return nil, errUnknown
+	}
+	if c := n.live(); c != nil {
+		r.mu.Unlock()
+		return c, nil
+	}
+	if n.dial == nil && !n.ready() {
+		err := errBackoff
+		if n.address() == "" {
+			err = errUnknown
+		}
+		r.mu.Unlock()
+		return nil, err
+	}
+	d := r.dial(n)
+	r.mu.Unlock()
+	return r.await(ctx, d, given)
+}
+
+// await waits for an attempt, as long as still, if given, says that it matters.
+func (r *router) await(ctx context.Context, d *dialling, still func() bool) (*conn, error) {
+	for {
+		changed := r.changes()
+		if still != nil && !still() {
+			return nil, errMoved
+		}
+		select {
+		case <-d.done:
+			return d.conn, d.err
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-r.c.ctx.Done():
+			return nil, ErrClosed
+		}
+	}
+}
+
+// toLeader returns a connection to the partition's leader. While none is known
+// it waits for maps at first, then tries the replicas in turn: one of them
+// leads, or knows who does. tries counts the attempts since the last success.
+func (r *router) toLeader(ctx context.Context, partition, tries int) (*conn, leader, error) {
+	r.mu.Lock()
+	lead := r.leaders[partition]
+	name := lead.node
+	if name == "" && tries >= 2 {
+		if names := r.replicas[partition]; len(names) > 0 {
+			name = names[tries%len(names)]
+		}
+	}
+	r.mu.Unlock()
+	err := errNoLeader
+	if name != "" {
+		var c *conn
+		c, err = r.connect(ctx, name, func() bool {
+			now := r.leader(partition)
+			return now.node == lead.node && now.term == lead.term
+		})
+		if err == nil {
+			return c, lead, nil
+		}
+	}
+	r.explore(tries)
+	return nil, lead, err
+}
+
+// explore makes another connection when the ones there are do not get us
+// further: its node may know more of the cluster.
+func (r *router) explore(tries int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || len(r.conns) > 0 && tries < 3 {
+		return
+	}
+	all := make([]*node, 0, len(r.members)+len(r.seeds))
+	for _, name := range r.members {
+		all = append(all, r.nodes[name])
+	}
+	if len(r.conns) == 0 {
+		all = append(all, r.seeds...)
+	}
+	for range all {
+		n := all[r.turn%len(all)]
+		r.turn++
+		if len(n.conns) == 0 && n.ready() {
+			r.dial(n)
+			return
+		}
+	}
+}
+
+// forReader returns a connection that has room for one more subscription to a
+// room of the partition, and takes that room; giveBack returns it. It prefers
+// the node asked for, then the connection that Dial made, then others that
+// live, then nodes not yet connected; nodes to avoid come last.
+func (r *router) forReader(ctx context.Context, partition int, prefer string, avoid map[string]time.Time) (*conn, error) {
+	var err error = errNoNode
+	for {
+		c, d := r.pickForReader(partition, prefer, avoid)
+		switch {
+		case c != nil:
+			return c, nil
+		case d == nil:
+			r.explore(0)
+			return nil, err
+		}
+		if _, err = r.await(ctx, d, nil); err != nil {
+			if ctx.Err() != nil || r.c.ctx.Err() != nil {
+				return nil, err
+			}
+			prefer = ""
+		}
+	}
+}
+
+func (r *router) pickForReader(partition int, prefer string, avoid map[string]time.Time) (*conn, *dialling) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, nil
+	}
+	names := r.readersOrder(partition, prefer)
+	now := time.Now()
+	good, bad := names[:0:0], names[:0:0]
+	for _, name := range names {
+		if now.Before(avoid[name]) {
+			bad = append(bad, name)
+		} else {
+			good = append(good, name)
+		}
+	}
+	for _, names := range [][]string{good, bad} {
+		for _, name := range names {
+			n := r.nodes[name]
+			if c := n.takeSlot(); c != nil {
+				return c, nil
+			}
+			full := len(n.conns) > 0 && !n.conns[0].leaving.Load()
+			if (full || name == prefer) && (n.dial != nil || n.ready()) {
+				return nil, r.dial(n)
+			}
+		}
+		for _, name := range names {
+			if n := r.nodes[name]; n.dial != nil || n.ready() {
+				return nil, r.dial(n)
+			}
+		}
+	}
+	return nil, nil
+}
+
+// readersOrder returns the replicas of a partition in the order in which a
+// subscription wants them. mu must be held.
+func (r *router) readersOrder(partition int, prefer string) []string {
+	names := slices.Clone(r.replicas[partition])
+	if len(names) == 0 {
+		names = slices.Clone(r.members)
+	}
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	rank := func(name string) int {
+		n := r.nodes[name]
+		switch {
+		case name == prefer:
+			return 0
+		case len(n.conns) > 0 && n.conns[0].leaving.Load():
+			return 5 // it drains
+		case r.home != nil && r.home.node == name:
+			return 1
+		case len(n.conns) > 0:
+			return 2
+		case n.alive:
+			return 3
+		}
+		return 4
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
+	if prefer != "" && r.nodes[prefer] != nil && !slices.Contains(names, prefer) {
+		names = slices.Insert(names, 0, prefer)
+	}
+	return names
+}
+
+// takeSlot takes room for a subscription on one of n's connections.
+func (n *node) takeSlot() *conn {
+	for _, c := range n.conns {
+		if !c.leaving.Load() && uint64(c.slots) < min(c.limits.Subscriptions, maxStreams/2) {
+			c.slots++
+			return c
+		}
+	}
+	return nil
+}
+
+// giveBack returns the room that forReader took. full: the server will take no
+// more than it has now.
+func (r *router) giveBack(c *conn, full bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.slots--
+	if full {
+		c.limits.Subscriptions = uint64(max(c.slots, 1))
+	}
+}
+
+// nodesNow returns the members. If there is no connection it tries for one.
+func (r *router) nodesNow(ctx context.Context) ([]Node, error) {
+	r.mu.Lock()
+	connected, closed := len(r.conns) > 0, r.closed
+	nodes := make([]Node, 0, len(r.members))
+	for _, name := range r.members {
+		n := r.nodes[name]
+		nodes = append(nodes, Node{Name: n.name, Listen: n.listen, HTTP: n.http, Alive: n.alive})
+	}
+	r.mu.Unlock()
+	switch {
+	case closed:
+		return nil, ErrClosed
+	case connected:
+		return nodes, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	}
+	r.explore(0)
+	return nil, errNoNode
+}
+
+// close says goodbye on every connection; their goroutines end soon after.
+func (r *router) close() {
+	r.mu.Lock()
+	r.closed = true
+	conns := slices.Collect(maps.Keys(r.conns))
+	r.notify()
+	r.mu.Unlock()
+	var all sync.WaitGroup
+	for _, c := range conns {
+		all.Go(c.farewell)
+	}
+	all.Wait()
+}
