@@ -1,0 +1,135 @@
+package clustertest
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// Raw is a client that speaks frames, for what the SDK never does.
+type Raw struct {
+	tb      testing.TB
+	conn    *quic.Conn
+	Welcome wire.Welcome
+	publish *RawStream
+}
+
+// RawStream is one stream of a Raw.
+type RawStream struct {
+	tb testing.TB
+	*quic.Stream
+	in *wire.Reader
+}
+
+// DialRaw connects to a node and says hello.
+func (c *Cluster) DialRaw(node string) *Raw {
+	c.tb.Helper()
+	conn := dialQUIC(c.tb, c.Addr(node), c.TLS())
+	r := &Raw{tb: c.tb, conn: conn}
+	control := r.Open(&wire.Hello{Version: wire.Version, Token: Token, Name: "raw"})
+	body := control.Expect(wire.TypeWelcome)
+	var err error
+	if r.Welcome, err = wire.ParseWelcome(body); err != nil {
+		c.tb.Fatal(err)
+	}
+	return r
+}
+
+func dialQUIC(tb testing.TB, addr string, conf *tls.Config) *quic.Conn {
+	tb.Helper()
+	conf.NextProtos = []string{wire.ALPN}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := quic.DialAddr(ctx, addr, conf, nil)
+	if err != nil {
+		tb.Fatalf("dial %s: %v", addr, err)
+	}
+	tb.Cleanup(func() { conn.CloseWithError(0, "") })
+	return conn
+}
+
+// Open opens a stream with a first frame.
+func (r *Raw) Open(first wire.Frame) *RawStream {
+	r.tb.Helper()
+	str, err := r.conn.OpenStream()
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	s := &RawStream{tb: r.tb, Stream: str, in: wire.NewReader(str, wire.MaxDeliverFrame)}
+	s.Send(first)
+	return s
+}
+
+// Close drops the connection at once.
+func (r *Raw) Close() { r.conn.CloseWithError(0, "") }
+
+// Send writes a frame.
+func (s *RawStream) Send(f wire.Frame) {
+	s.tb.Helper()
+	if _, err := s.Write(wire.Append(nil, f)); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// Next returns the next frame, "end" as its error when the stream has ended.
+func (s *RawStream) Next() (wire.Type, []byte, error) {
+	s.SetReadDeadline(time.Now().Add(patience))
+	return s.in.Next()
+}
+
+// Expect returns the body of the next frame, which must be of that type.
+func (s *RawStream) Expect(want wire.Type) []byte {
+	s.tb.Helper()
+	typ, body, err := s.Next()
+	if err != nil || typ != want {
+		s.tb.Fatalf("got %v, %v, want %v", typ, err, want)
+	}
+	return body
+}
+
+// Publish sends one publish on the publish stream of session, and returns the
+// answer as a line. The first call attaches, with open as told.
+func (r *Raw) Publish(session wire.SessionID, open bool, counter uint64, room, payload string) string {
+	r.tb.Helper()
+	if r.publish == nil {
+		id := wire.PartitionOf(room, len(r.Welcome.Map.Partitions))
+		r.publish = r.Open(&wire.Attach{Partition: uint64(id), Session: session, Open: open})
+		if typ, body, err := r.publish.Next(); typ != wire.TypeAttached {
+			return answerLine(typ, body, err)
+		}
+	}
+	if _, err := r.publish.Write(wire.AppendPublish(nil, counter, 0, "", room, []byte(payload))); err != nil {
+		r.tb.Fatal(err)
+	}
+	return answerLine(r.publish.Next())
+}
+
+func answerLine(typ wire.Type, body []byte, err error) string {
+	switch {
+	case err != nil:
+		return "error: " + err.Error()
+	case typ == wire.TypeAcks:
+		var a wire.Acks
+		if err := wire.ParseAcks(body, &a); err != nil {
+			return "error: " + err.Error()
+		}
+		line := fmt.Sprintf("seq %d", a.Runs[0].Seq)
+		if a.Duplicate {
+			line += " duplicate"
+		}
+		return line
+	case typ == wire.TypeRefused:
+		f, err := wire.ParseRefused(body)
+		if err != nil {
+			return "error: " + err.Error()
+		}
+		return fmt.Sprintf("refused from %d: %v", f.Counter, f.Code)
+	}
+	return typ.String()
+}

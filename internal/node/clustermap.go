@@ -1,0 +1,79 @@
+package node
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/roomlog/roomlog/raftlog"
+	"github.com/roomlog/roomlog/transport/peer"
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// streams returns the maker of a group's connections.
+func streams(network *peer.Network, group uint32) func() raftlog.StreamLayer {
+	return func() raftlog.StreamLayer { return network.Streams(group) }
+}
+
+// leaderChanged is called by every group, one call at a time each.
+func (n *Node) leaderChanged(string, raftlog.Term) {
+	select {
+	case n.leaderEvents <- struct{}{}:
+	default:
+	}
+}
+
+// watchCluster tells clients where the partitions are whenever a leader or a
+// link has changed.
+func (n *Node) watchCluster() {
+	for {
+		changed := n.network.Changed()
+		n.clients.SetMap(n.clusterMap())
+		select {
+		case <-n.leaderEvents:
+		case <-changed:
+		case <-n.ctx.Done():
+			return
+		}
+		// Many groups change their leader at once when a node dies.
+		select {
+		case <-time.After(mapPause):
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// mapPause is how long changes of the map are gathered before they are told.
+const mapPause = 2 * time.Millisecond
+
+// mapEpoch is fixed while members cannot be changed.
+const mapEpoch = 1
+
+func (n *Node) clusterMap() wire.Map {
+	names := slices.Sorted(maps.Keys(n.cfg.Members))
+	m := wire.Map{Epoch: mapEpoch}
+	replicas := make([]int, len(names))
+	others := map[string]peer.PeerStatus{}
+	for _, p := range n.network.Status() {
+		others[p.Node] = p
+	}
+	for i, name := range names {
+		replicas[i] = i
+		node := wire.Node{Name: name, Listen: n.listen, HTTP: n.httpAt, Alive: true}
+		if p, ok := others[name]; ok {
+			var told info
+			json.Unmarshal(p.Info, &told) // of a node not heard of yet there is nothing
+			node.Listen, node.HTTP, node.Alive = told.Listen, told.HTTP, p.Alive
+		}
+		m.Nodes = append(m.Nodes, node)
+	}
+	for _, p := range n.partitions {
+		leader, term := p.Group().Leader()
+		m.Partitions = append(m.Partitions, wire.Placement{
+			Term: uint64(term), Leader: slices.Index(names, leader), Replicas: replicas,
+		})
+	}
+	return m
+}

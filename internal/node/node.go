@@ -1,0 +1,352 @@
+// Package node builds a node from a Config and owns its start and stop order:
+//
+//	start  data directory, ports, peer links, partitions, clients, operators
+//	stop   leadership, clients, operators, partitions, peer links, data directory
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/roomlog/roomlog/partition"
+	"github.com/roomlog/roomlog/raftlog"
+	"github.com/roomlog/roomlog/transport"
+	"github.com/roomlog/roomlog/transport/admin"
+	"github.com/roomlog/roomlog/transport/peer"
+)
+
+// Config is what a node is made of.
+type Config struct {
+	Name      string            // of this node, a key of Members
+	DataDir   string            // everything the node keeps lies here
+	Listen    string            // host:port, UDP: clients
+	Advertise string            // host:port that clients are told; default: the bound Listen address
+	Peer      string            // host:port, TCP: the other nodes
+	HTTP      string            // host:port, TCP: operators
+	Members   map[string]string // name to peer address of every node, this one too
+
+	Partitions int    // fixed when the cluster is created
+	Token      string // what clients must show; "" lets everybody in
+
+	CA   []byte          // PEM; both sides of a peer link are checked against it
+	Cert tls.Certificate // shown to clients and to peers; names this node
+
+	SessionTTL time.Duration // idle publisher sessions are forgotten after this
+	QueueBytes int64         // per partition: publishes waiting to be proposed
+	TailBytes  int64         // per partition: newest messages in memory
+	Heartbeat  time.Duration // Raft's heartbeat and election timeout
+
+	Version string // of the software, for operators
+	Logger  *slog.Logger
+}
+
+// Node is a running node. Its methods are safe for concurrent use.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	listen  string // told to clients
+	peer    string // bound addresses
+	httpAt  string
+
+	data       *dataDir
+	network    *peer.Network
+	stable     *raftlog.StableStore
+	partitions []*partition.Partition
+	metrics    []prometheus.Collector // of the partitions
+	clients    *transport.Server
+	http       *http.Server
+
+	ctx    context.Context // ends when the node stops
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	failed       chan error
+	leaderEvents chan struct{} // one token: a leader has changed
+	stopOnce     sync.Once
+	stopErr      error
+}
+
+// info is what a node tells the others over the peer link.
+type info struct {
+	Listen string `json:"listen"`
+	HTTP   string `json:"http"`
+}
+
+// Open starts a node. It returns once all ports are bound and all partitions
+// are open; leaders may not be known yet.
+func Open(cfg Config) (*Node, error) {
+	n := &Node{
+		cfg:          cfg,
+		log:          cfg.Logger,
+		started:      time.Now(),
+		failed:       make(chan error, 1),
+		leaderEvents: make(chan struct{}, 1),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if err := n.open(); err != nil {
+		n.cancel()
+		n.tasks.Wait()
+		n.closeAll()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) open() (err error) {
+	cfg := n.cfg
+	n.data, err = openDataDir(cfg.DataDir, identity{Node: cfg.Name, Partitions: cfg.Partitions, Members: cfg.Members})
+	if err != nil {
+		return err
+	}
+	key, err := n.data.resetKey()
+	if err != nil {
+		return err
+	}
+	socket, err := transport.Bind(cfg.Listen)
+	if err != nil {
+		return err
+	}
+	operators, err := bindHTTP(cfg.HTTP)
+	if err != nil {
+		socket.Close()
+		return err
+	}
+	n.listen, n.httpAt = socket.LocalAddr().String(), operators.Addr().String()
+	if cfg.Advertise != "" {
+		n.listen = cfg.Advertise
+	}
+	if err := errors.Join(n.openNetwork(), n.openPartitions()); err != nil {
+		socket.Close()
+		operators.Close()
+		return err
+	}
+	clientMetrics := transport.NewMetrics()
+	n.clients, err = transport.Serve(transport.Config{
+		Node: cfg.Name, Socket: socket, Cert: cfg.Cert, ResetKey: key, Token: cfg.Token,
+		Partitions: n.partitions, Metrics: clientMetrics, Logger: n.log,
+	})
+	if err != nil {
+		socket.Close()
+		operators.Close()
+		return err
+	}
+	n.serveHTTP(operators, clientMetrics.Collectors())
+	n.tasks.Go(n.watchCluster)
+	n.tasks.Go(n.watchNetwork)
+	return nil
+}
+
+func bindHTTP(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("http %s: the TCP port is in use by another process; stop it or set another address with --http", addr)
+	} else if err != nil {
+		return nil, fmt.Errorf("http %s: %w", addr, err)
+	}
+	return l, nil
+}
+
+func (n *Node) openNetwork() error {
+	ca := x509.NewCertPool()
+	if !ca.AppendCertsFromPEM(n.cfg.CA) {
+		return errors.New("ca: holds no PEM certificate")
+	}
+	told, err := json.Marshal(info{Listen: n.listen, HTTP: n.httpAt})
+	if err != nil {
+		return err
+	}
+	n.network, err = peer.Listen(peer.Config{
+		Node: n.cfg.Name, Addr: n.cfg.Peer, Members: n.cfg.Members, Cluster: n.fingerprint(),
+		Cert: n.cfg.Cert, CA: ca, Info: told, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.peer = n.network.Addr()
+	for id := range n.cfg.Partitions { // the others' streams may come before the partitions are open
+		n.network.Streams(uint32(id))
+	}
+	return nil
+}
+
+// fingerprint is what all nodes of a cluster must agree on. Addresses are not
+// in it: nodes may reach each other in different ways.
+func (n *Node) fingerprint() string {
+	all := fmt.Sprintf("%d/%s", n.cfg.Partitions, strings.Join(slices.Sorted(maps.Keys(n.cfg.Members)), ","))
+	if len(all) > 48 {
+		sum := sha256.Sum256([]byte(all))
+		all = all[:31] + "#" + hex.EncodeToString(sum[:8])
+	}
+	return all
+}
+
+func (n *Node) openPartitions() (err error) {
+	if n.network == nil {
+		return nil // its error is told already
+	}
+	if n.stable, err = raftlog.OpenStable(n.data.stable()); err != nil {
+		return err
+	}
+	metrics := partition.NewMetrics()
+	for id := range n.cfg.Partitions {
+		p, err := partition.Open(partition.Config{
+			Group: raftlog.Config{
+				ID: uint32(id), Node: n.cfg.Name, Voters: slices.Sorted(maps.Keys(n.cfg.Members)),
+				Dir: n.data.partition(id), Stable: n.stable,
+				Streams: streams(n.network, uint32(id)), Links: n.network,
+				Heartbeat: n.cfg.Heartbeat, RingBytes: n.cfg.TailBytes,
+				LeaderChanged: n.leaderChanged, Fatal: n.fail, Logger: n.log,
+			},
+			QueueBytes: n.cfg.QueueBytes, TailBytes: n.cfg.TailBytes, SessionTTL: n.cfg.SessionTTL,
+			Metrics: metrics, Logger: n.log,
+		})
+		if err != nil {
+			return fmt.Errorf("partition %d: %w", id, err)
+		}
+		n.partitions = append(n.partitions, p)
+	}
+	n.metrics = metrics.Collectors()
+	return nil
+}
+
+func (n *Node) serveHTTP(l net.Listener, clients []prometheus.Collector) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(clients...)
+	registry.MustRegister(n.metrics...)
+	registry.MustRegister(n.network.Collectors()...)
+	n.http = &http.Server{
+		Handler:           admin.New(admin.Config{Source: n, Token: n.cfg.Token, Registry: registry, Logger: n.log}),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+	n.tasks.Go(func() {
+		if err := n.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.fail(fmt.Errorf("http: %w", err))
+		}
+	})
+}
+
+// fail tells of an error after which the process must end. It never blocks.
+func (n *Node) fail(err error) {
+	n.log.Error("the node cannot go on", "err", err)
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+// watchNetwork fails the node if it is not the only one of its name.
+func (n *Node) watchNetwork() {
+	select {
+	case err := <-n.network.Failed():
+		n.fail(err)
+	case <-n.ctx.Done():
+	}
+}
+
+// Failed yields the error that makes going on impossible; the process must end.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+// Addrs returns the bound addresses; listen is the one that clients are told.
+func (n *Node) Addrs() (listen, peer, http string) { return n.listen, n.peer, n.httpAt }
+
+// handOver is how long a stopping node tries to give its leaderships away, and
+// leave how long clients have to go by themselves.
+const (
+	handOver = time.Second
+	leave    = 100 * time.Millisecond
+)
+
+// Close hands leadership over, sends clients away and stops, within 3 s.
+func (n *Node) Close() error {
+	n.stopOnce.Do(func() {
+		n.handOver()
+		n.clients.Drain()
+		select {
+		case <-time.After(leave):
+		case <-n.failed:
+		}
+		n.cancel()
+		n.stopErr = errors.Join(n.clients.Close(), n.http.Close())
+		n.tasks.Wait()
+		n.clients, n.http = nil, nil
+		n.stopErr = errors.Join(n.stopErr, n.closeAll())
+	})
+	return n.stopErr
+}
+
+// handOver gives every leadership of this node to another one, if one is alive.
+func (n *Node) handOver() {
+	ctx, cancel := context.WithTimeout(n.ctx, handOver)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range n.partitions {
+		if p.Group().Leading() && n.anotherAlive() {
+			wg.Go(func() {
+				if err := p.Group().Transfer(ctx, ""); err != nil {
+					n.log.Info("leadership was not handed over", "partition", p.ID(), "err", err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+func (n *Node) anotherAlive() bool {
+	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive })
+}
+
+// Kill stops without a goodbye, as a crash would: clients and peers notice by
+// themselves. For tests.
+func (n *Node) Kill() {
+	n.stopOnce.Do(func() {
+		n.cancel()
+		n.clients.Kill()
+		n.network.Close()
+		n.http.Close()
+		n.tasks.Wait()
+		n.clients, n.http, n.network = nil, nil, nil
+		n.stopErr = n.closeAll()
+	})
+}
+
+// closeAll closes what is open, from the partitions down.
+func (n *Node) closeAll() error {
+	var errs []error
+	for _, p := range n.partitions {
+		errs = append(errs, p.Close())
+	}
+	if n.network != nil {
+		errs = append(errs, n.network.Close())
+	}
+	if n.stable != nil {
+		errs = append(errs, n.stable.Close())
+	}
+	if n.data != nil {
+		errs = append(errs, n.data.close())
+	}
+	return errors.Join(errs...)
+}
