@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/roomlog/roomlog/internal/certs"
+	"github.com/roomlog/roomlog/internal/node"
+)
+
+// fakeRunning is a node that becomes ready, fails and closes when told to.
+type fakeRunning struct {
+	ready, failed chan error
+	close         func() error
+}
+
+func newFakeRunning() *fakeRunning {
+	return &fakeRunning{ready: make(chan error), failed: make(chan error, 1), close: func() error { return nil }}
+}
+
+func (f *fakeRunning) Ready() error {
+	select {
+	case <-f.ready:
+		return nil
+	default:
+		return errors.New("partition 3 has no leader")
+	}
+}
+
+func (f *fakeRunning) Failed() <-chan error               { return f.failed }
+func (f *fakeRunning) Close() error                       { return f.close() }
+func (f *fakeRunning) Addrs() (listen, peer, http string) { return "l:1", "p:2", "h:3" }
+
+// serveFake runs serve with a fake node and returns its log and error.
+func serveFake(ctx context.Context, n *fakeRunning) (log string, err error) {
+	var out bytes.Buffer
+	cfg := node.Config{Name: "n1", DataDir: "d", Logger: slog.New(slog.NewTextHandler(&out, nil))}
+	err = serve(ctx, cfg, func(node.Config) (running, error) { return n, nil })
+	return out.String(), err
+}
+
+func TestServeStopsWhenTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeRunning()
+		closed := 0
+		n.close = func() error { closed++; return nil }
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, func() { close(n.ready) })
+		time.AfterFunc(time.Minute, cancel)
+		log, err := serveFake(ctx, n)
+		if err != nil || closed != 1 {
+			t.Errorf("serve: %v, closed %d times", err, closed)
+		}
+		if strings.Count(log, "msg=up node=n1 listen=l:1 peer=p:2 http=h:3 data=d") != 1 || strings.Count(log, "msg=ready") != 1 || strings.Contains(log, "not ready") {
+			t.Errorf("want one line when up and one when ready:\n%s", log)
+		}
+	})
+}
+
+func TestServeNeverReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if log, err := serveFake(ctx, newFakeRunning()); err != nil || strings.Contains(log, "msg=ready") ||
+			strings.Count(log, `msg="not ready yet" node=n1 why="partition 3 has no leader"`) != 1 {
+			t.Errorf("serve: %v, want one line about what it waits for:\n%s", err, log)
+		}
+	})
+}
+
+func TestServeFails(t *testing.T) {
+	n := newFakeRunning()
+	n.close = func() error { t.Error("a failed node was asked to close"); return nil }
+	n.failed <- errors.New("disk is gone")
+	if _, err := serveFake(t.Context(), n); err == nil || err.Error() != "node n1 failed: disk is gone" {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+func TestServeDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeRunning()
+		release := make(chan error)
+		n.close = func() error { return <-release }
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		start := time.Now()
+		_, err := serveFake(ctx, n)
+		if took := time.Since(start); err == nil || took != closeLimit {
+			t.Errorf("a hanging stop ended after %v with %v, want %v and an error", took, err, closeLimit)
+		}
+		close(release)
+	})
+}
+
+func TestServeCannotOpen(t *testing.T) {
+	inUse := errors.New("data directory d is in use")
+	err := serve(t.Context(), node.Config{}, func(node.Config) (running, error) { return nil, inUse })
+	if !errors.Is(err, inUse) {
+		t.Errorf("serve: %v, want %v", err, inUse)
+	}
+}
+
+// pair writes the certificates of a node into a new directory.
+func pair(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if _, _, err := certs.Ensure(dir, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func configIn(dir string, nodes int) config {
+	cfg := config{node: "n1", data: dir, listen: "127.0.0.1:7400", advertise: "chat.example:7400", peer: "0.0.0.0:7410",
+		ca: filepath.Join(dir, "ca.pem"), cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem"),
+		cluster: map[string]string{}}
+	for _, name := range []string{"n1", "n2"}[:nodes] {
+		cfg.cluster[name] = name + ":7410"
+	}
+	return cfg
+}
+
+func TestCertificatesAreMadeForANodeAlone(t *testing.T) {
+	cfg := configIn(filepath.Join(t.TempDir(), "data"), 1)
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	ca, cert, err := cfg.certificates(true, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), cfg.ca) {
+		t.Errorf("want a warning that names %s: %s", cfg.ca, &log)
+	}
+	for _, host := range []string{"n1", "127.0.0.1", "localhost", "chat.example"} {
+		if err := cert.Leaf.VerifyHostname(host); err != nil {
+			t.Error(err)
+		}
+	}
+	log.Reset()
+	again, _, err := cfg.certificates(true, logger)
+	if err != nil || !bytes.Equal(again, ca) || log.Len() > 0 {
+		t.Errorf("the second time: %v, %s; want the same CA and silence", err, &log)
+	}
+}
+
+func TestCertificatesMissing(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		nodes    int
+		ownFiles bool
+		remove   []string
+		want     string // the file that the error names
+	}{
+		{"all, in a cluster", 2, true, []string{"ca.pem", "cert.pem", "key.pem"}, "ca.pem"},
+		{"all, named by the user", 1, false, []string{"ca.pem", "cert.pem", "key.pem"}, "ca.pem"},
+		{"the key alone", 1, true, []string{"key.pem"}, "key.pem"},
+		{"the certificate alone", 2, true, []string{"cert.pem"}, "cert.pem"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := pair(t)
+			for _, name := range tt.remove {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, _, err := configIn(dir, tt.nodes).certificates(tt.ownFiles, slog.New(slog.DiscardHandler))
+			if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, tt.want)+" is missing") || !strings.Contains(err.Error(), "roomlog certs") {
+				t.Errorf("error %v, want one that names %s and the way out", err, tt.want)
+			}
+			if _, err := os.Stat(filepath.Join(dir, tt.want)); err == nil {
+				t.Errorf("%s was made", tt.want)
+			}
+		})
+	}
+}
+
+func TestCertificatesThatDoNotFit(t *testing.T) {
+	dir, other := pair(t), pair(t)
+	good := configIn(dir, 2)
+	if _, _, err := good.certificates(true, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*config)
+		want   string
+	}{
+		{"another's key", func(c *config) { c.key = filepath.Join(other, "key.pem") }, "private key does not match"},
+		{"a key for a CA", func(c *config) { c.ca = c.key }, "key.pem: no certificate in PEM form"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := good
+			tt.change(&cfg)
+			if _, _, err := cfg.certificates(true, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// All that is configured reaches the node.
+func TestNodeConfig(t *testing.T) {
+	v, _, err := readFlags(t, "--node=n1", "--data=d", "--listen=h:1", "--advertise=h:2", "--peer=h:3", "--http=h:4",
+		"--cluster=n1=h:3", "--partitions=5", "--token=t", "--session-ttl=6s", "--queue-bytes=7MiB", "--tail-bytes=8MiB", "--heartbeat=9s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := v.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := cfg.nodeConfig([]byte("ca"), tls.Certificate{}, nil)
+	if got.Name != "n1" || got.DataDir != "d" || got.Listen != "h:1" || got.Advertise != "h:2" || got.Peer != "h:3" || got.HTTP != "h:4" ||
+		got.Members["n1"] != "h:3" || got.Partitions != 5 || got.Token != "t" || string(got.CA) != "ca" ||
+		got.SessionTTL != 6*time.Second || got.QueueBytes != 7<<20 || got.TailBytes != 8<<20 || got.Heartbeat != 9*time.Second ||
+		got.Version == "" {
+		t.Errorf("node config = %+v", got)
+	}
+}
