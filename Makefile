@@ -1,0 +1,81 @@
+# The targets of everyday work; CI runs "setup" and "check". "make" prints them.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+TESTTIME ?= 5m  # bound on one package's tests
+FUZZTIME ?= 10s # for each fuzz target
+SOAK ?= 10m     # how long "soak" repeats: 90s, 10m, 1h30m
+BENCH ?= .      # which benchmarks
+COUNT ?= 6      # runs of each, enough for benchstat
+
+.PHONY: help setup build test check demo fuzz bench soak lint fmt fmt-check arrows chaos-short mod-check
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what building and testing need; may be repeated
+	@if ! command -v gcc >/dev/null && ! command -v clang >/dev/null; then \
+		echo "a C compiler is needed for go test -race: installing gcc"; \
+		apt-get update -q && apt-get install -y -q gcc libc6-dev; \
+	fi
+	go mod download
+	go run $(STATICCHECK) -version
+
+build: ## compile bin/roomlog
+	go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/roomlog ./cmd/roomlog
+
+test: ## all tests, with the race detector
+	go test -race -timeout $(strip $(TESTTIME)) ./...
+
+check: fmt-check lint test chaos-short mod-check ## what CI runs; changes no file
+
+demo: build ## three nodes, real chat, a leader killed half-way: nothing lost, doubled or reordered
+	go run ./internal/demo -binary bin/roomlog
+
+fuzz: ## every fuzz target, FUZZTIME each
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(go test -list '^Fuzz' "$$dir" </dev/null | grep '^Fuzz'); do \
+			echo "fuzz $$dir $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(strip $(FUZZTIME)) "$$dir" </dev/null; \
+		done; \
+	done
+
+bench: ## benchmarks into out/, for benchstat
+	@mkdir -p out
+	go test -run '^$$' -bench '$(strip $(BENCH))' -benchmem -count $(strip $(COUNT)) -timeout 1h ./... | tee out/bench-$(VERSION).txt
+
+soak: ## repeat the tests with real processes for SOAK
+	@mkdir -p out
+	go test -race -c -o out/clustertest.test ./internal/clustertest
+	@seconds=$$(( $$(echo '$(strip $(SOAK))' | sed -E 's/([0-9]+)s?$$/+\1/; s/([0-9]+)m/+\1*60/; s/([0-9]+)h/+\1*3600/') )); \
+	runs=0; SECONDS=0; \
+	while [ $$SECONDS -lt $$seconds ]; do \
+		(cd internal/clustertest && ../../out/clustertest.test -test.run '^TestProcesses' -test.timeout $(strip $(TESTTIME))); \
+		runs=$$((runs + 1)); echo "soak: run $$runs passed, $$SECONDS of $$seconds s"; \
+	done
+
+lint: arrows ## go vet, staticcheck, import arrows
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+fmt: ## gofmt and go mod tidy
+	gofmt -w .
+	go mod tidy
+
+fmt-check:
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
+
+arrows:
+	go test -count=1 ./internal/arrows
+
+chaos-short: # faults against real processes, a short round
+	go test -count=1 -timeout $(strip $(TESTTIME)) -run '^TestProcesses' ./internal/clustertest
+
+mod-check:
+	go mod verify
+	go mod tidy -diff
