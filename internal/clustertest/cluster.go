@@ -199,6 +199,11 @@ func (c *Cluster) WaitReady() {
 // Until looks at cond often until it holds, and fails the test if it never does.
 func (c *Cluster) Until(what string, cond func() bool) {
 	c.tb.Helper()
+	until(c.tb, what, cond)
+}
+
+func until(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	deadline, tick := time.NewTimer(patience), time.NewTicker(5*time.Millisecond)
 	defer deadline.Stop()
 	defer tick.Stop()
@@ -206,7 +211,7 @@ func (c *Cluster) Until(what string, cond func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			c.tb.Fatalf("waited %v in vain: %s", patience, what)
+			tb.Fatalf("waited %v in vain: %s", patience, what)
 		}
 	}
 }

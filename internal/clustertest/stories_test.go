@@ -23,7 +23,7 @@ import (
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "../../testdata/cluster", func(t *testing.T, path string) {
 		t.Parallel()
-		s := &story{publishers: map[string]*publisher{}, readers: map[string]*reader{}, alias: map[string]string{}, raws: map[string]*Raw{}}
+		s := &story{publishers: map[string]*Publisher{}, readers: map[string]*reader{}, alias: map[string]string{}, raws: map[string]*Raw{}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.t, s.d = t, d
 			return s.run()
@@ -39,7 +39,7 @@ type story struct {
 	d *datadriven.TestData
 
 	c          *Cluster
-	publishers map[string]*publisher
+	publishers map[string]*Publisher
 	readers    map[string]*reader
 	alias      map[string]string
 	raws       map[string]*Raw
@@ -60,6 +60,9 @@ func (s *story) run() string {
 }
 
 func (s *story) end() {
+	for _, p := range s.publishers {
+		p.Halt()
+	}
 	for _, r := range s.readers {
 		r.stop()
 	}
@@ -157,73 +160,23 @@ func (s *story) transfer() string {
 	return "ok"
 }
 
-// publisher is an SDK client and what it has under way.
-type publisher struct {
-	name string
-	c    *client.Client
-	n    int            // payloads made
-	done sync.WaitGroup // one per publish
-
-	stop, stopped chan struct{} // of a stream
-
-	mu     sync.Mutex
-	failed error
-	acked  int
-	dups   int
-}
-
-func (s *story) publisher() *publisher {
+func (s *story) publisher() *Publisher {
 	name := s.str("by", "p")
 	p := s.publishers[name]
 	if p == nil {
-		p = &publisher{name: name}
+		var first []string
 		if s.d.HasArg("at") {
-			p.c = s.c.Client(name, s.node("at"))
-		} else {
-			p.c = s.c.Client(name)
+			first = append(first, s.node("at"))
 		}
+		p = &Publisher{Name: name, Client: s.c.Client(name, first...), History: &s.c.History}
 		s.publishers[name] = p
 	}
 	return p
 }
 
-// send publishes the next message of p and calls back with its receipt.
-func (s *story) send(p *publisher, room string, size int) error {
-	p.n++
-	payload := fmt.Sprintf("%s-%d-%s", p.name, p.n, strings.Repeat(".", size))
-	s.c.History.Tried(p.name, room, payload)
-	pending, err := p.c.PublishAsync(context.Background(), room, []byte(payload))
+func outcome(err error) string {
 	if err != nil {
-		return err
-	}
-	p.done.Go(func() {
-		r, err := pending.Wait(context.Background())
-		if err == nil {
-			err = s.c.History.Acked(r, payload)
-		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if err != nil {
-			p.failed = errors.Join(p.failed, err)
-			return
-		}
-		p.acked++
-		if r.Duplicate {
-			p.dups++
-		}
-	})
-	return nil
-}
-
-func (p *publisher) outcome() string {
-	p.done.Wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.failed != nil {
-		return "failed: " + p.failed.Error()
-	}
-	if p.acked != p.n {
-		return fmt.Sprintf("%d of %d acked", p.acked, p.n)
+		return "failed: " + err.Error()
 	}
 	return "all acked"
 }
@@ -232,73 +185,39 @@ func (p *publisher) outcome() string {
 func (s *story) publish() string {
 	p := s.publisher()
 	for range s.num("n", 1) {
-		if err := s.send(p, s.str("room", "r"), s.num("size", 0)); err != nil {
+		if err := p.Send(s.str("room", "r"), s.num("size", 0)); err != nil {
 			return "error: " + err.Error()
 		}
 	}
-	return p.outcome()
+	return outcome(p.Wait())
 }
 
-// stream [by=p] [rooms=r,s] [every=1ms]: publish on and on, until finish
+// stream [by=p] [rooms=r+s] [every=1ms]: publish on and on, until finish
 func (s *story) stream() string {
 	p := s.publisher()
-	rooms := strings.Split(s.str("rooms", "r"), "+")
 	every, err := time.ParseDuration(s.str("every", "1ms"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	p.stop, p.stopped = stop, stopped
-	go func() {
-		defer close(stopped)
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-			}
-			if err := s.send(p, rooms[i%len(rooms)], 0); err != nil {
-				p.mu.Lock()
-				p.failed = errors.Join(p.failed, err)
-				p.mu.Unlock()
-				return
-			}
-		}
-	}()
-	s.t.Cleanup(func() {
-		select {
-		case <-stop:
-		default:
-			close(stop)
-		}
-		<-stopped
-	})
-	// Something must be under way before the story goes on.
-	s.c.Until("the stream flows", func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.acked > 20 || p.failed != nil
-	})
+	s.c.must(err)
+	p.Stream(every, strings.Split(s.str("rooms", "r"), "+")...)
+	s.flows(p) // something must be under way before the story goes on
 	return "flowing"
 }
 
-// finish [by=p]: end a stream and wait for its acks
+// flows waits until another 20 messages are acked.
+func (s *story) flows(p *Publisher) {
+	before, _ := p.Progress()
+	s.c.Until("the stream flows", func() bool {
+		acked, failed := p.Progress()
+		return acked > before+20 || failed != nil
+	})
+}
+
+// finish [by=p]: end a stream, after what was published since the last fault
+// has got through too
 func (s *story) finish() string {
 	p := s.publisher()
-	// What was published after the fault must get through too.
-	p.mu.Lock()
-	before := p.acked
-	p.mu.Unlock()
-	s.c.Until("the stream flows again", func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.acked > before+20 || p.failed != nil
-	})
-	close(p.stop)
-	<-p.stopped
-	return p.outcome()
+	s.flows(p)
+	p.Halt()
+	return outcome(p.Wait())
 }
 
 // reader is a subscription that collects.

@@ -1,0 +1,218 @@
+package clustertest
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/roomlog/roomlog/client"
+	"github.com/roomlog/roomlog/internal/certs"
+	"github.com/roomlog/roomlog/internal/devcluster"
+	"github.com/roomlog/roomlog/transport/admin"
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// Processes is a cluster of three real roomlog processes.
+type Processes struct {
+	*devcluster.Cluster
+	tb      testing.TB
+	History History
+}
+
+var built struct {
+	sync.Once
+	dir, binary string
+	err         error
+}
+
+// Binary builds roomlog once per test binary and returns its path. CleanUp
+// removes it.
+func Binary(tb testing.TB) string {
+	built.Do(func() {
+		built.dir, built.err = os.MkdirTemp("", "roomlog-test-")
+		if built.err != nil {
+			return
+		}
+		built.binary = filepath.Join(built.dir, "roomlog")
+		out, err := exec.Command("go", "build", "-o", built.binary, "github.com/roomlog/roomlog/cmd/roomlog").CombinedOutput()
+		if err != nil {
+			tb.Logf("%s", out)
+		}
+		built.err = err
+	})
+	if built.err != nil {
+		tb.Fatalf("build roomlog: %v", built.err)
+	}
+	return built.binary
+}
+
+// CleanUp removes what Binary has built; call it when all tests are done.
+func CleanUp() {
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+}
+
+// StartProcesses runs three processes with free ports and stops them when the
+// test ends.
+func StartProcesses(tb testing.TB, partitions int) *Processes {
+	tb.Helper()
+	layout, err := devcluster.Prepare(devcluster.Options{Dir: tb.TempDir(), Nodes: 3, Partitions: partitions})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &Processes{Cluster: devcluster.New(devcluster.Config{Layout: layout, Binary: Binary(tb)}), tb: tb}
+	tb.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	p.must(p.StartAll())
+	p.Ready()
+	return p
+}
+
+func (p *Processes) must(err error) {
+	p.tb.Helper()
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+}
+
+// Ready waits until the nodes, or all, are ready.
+func (p *Processes) Ready(nodes ...string) {
+	p.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	p.must(p.WaitReady(ctx, nodes...))
+}
+
+// Client dials the cluster, the named nodes first, and closes with the test.
+func (p *Processes) Client(name string, first ...string) *client.Client {
+	p.tb.Helper()
+	var servers []string
+	for _, n := range first {
+		node, _ := p.Layout().Node(n)
+		servers = append(servers, node.Listen)
+	}
+	ca, err := os.ReadFile(p.Layout().CA)
+	p.must(err)
+	pool, err := certs.Pool(ca)
+	p.must(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := client.Dial(ctx, append(servers, p.Layout().Servers()...),
+		client.WithTLS(&tls.Config{RootCAs: pool}), client.WithToken(p.Layout().Token), client.WithName(name))
+	p.must(err)
+	p.tb.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Publisher returns a new publisher of the cluster's history.
+func (p *Processes) Publisher(name string) *Publisher {
+	return &Publisher{Name: name, Client: p.Client(name), History: &p.History}
+}
+
+// Replicas asks a node for its replicas.
+func (p *Processes) Replicas(node string) ([]admin.PartitionStatus, error) {
+	n, _ := p.Layout().Node(node)
+	req, err := http.NewRequest(http.MethodGet, "http://"+n.HTTP+"/v1/partitions", nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+p.Layout().Token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var out []admin.PartitionStatus
+	return out, json.NewDecoder(resp.Body).Decode(&out)
+}
+
+// Leader returns the node that leads room's partition, waiting for one.
+func (p *Processes) Leader(room string) (leader string) {
+	p.tb.Helper()
+	id := wire.PartitionOf(room, p.Layout().Partitions)
+	p.until("a leader for "+room, func() bool {
+		for _, n := range p.Layout().Nodes {
+			if all, err := p.Replicas(n.Name); err == nil && all[id].Leader == n.Name {
+				leader = n.Name
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// until looks at cond often until it holds, and fails the test if it never does.
+func (p *Processes) until(what string, cond func() bool) {
+	p.tb.Helper()
+	until(p.tb, what, cond)
+}
+
+// CheckReplicas waits until all replicas have applied the same and fails the
+// test if they differ.
+func (p *Processes) CheckReplicas() {
+	p.tb.Helper()
+	p.until("the replicas agree", func() bool {
+		var first []admin.PartitionStatus
+		for _, n := range p.Layout().Nodes {
+			all, err := p.Replicas(n.Name)
+			if err != nil {
+				return false
+			}
+			if first == nil {
+				first = all
+			}
+			for i := range all {
+				if all[i].Applied != first[i].Applied {
+					return false
+				}
+				if all[i].Hash != first[i].Hash {
+					p.tb.Fatalf("partition %d: the replicas differ after %d entries", i, all[i].Applied)
+				}
+			}
+		}
+		return true
+	})
+}
+
+// CheckRooms reads the rooms whole on every node and compares them with the
+// history.
+func (p *Processes) CheckRooms(rooms ...string) {
+	p.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, node := range p.Layout().Nodes {
+		c := p.Client("", node.Name)
+		for _, room := range rooms {
+			info, err := c.Room(ctx, room)
+			p.must(err)
+			got, err := ReadRoom(ctx, c, room, info.Last)
+			p.must(err)
+			if err := p.History.check(room, got); err != nil {
+				p.tb.Fatalf("on %s: %v", node.Name, err)
+			}
+		}
+		c.Close()
+	}
+}
+
+// Flows waits until another n of pub's messages are acked.
+func (p *Processes) Flows(pub *Publisher, n int) {
+	p.tb.Helper()
+	before, _ := pub.Progress()
+	p.until("publishes go on", func() bool {
+		acked, failed := pub.Progress()
+		p.must(failed)
+		return acked >= before+n
+	})
+}
