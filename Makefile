@@ -39,7 +39,8 @@ demo: build ## three nodes, real chat, a leader killed half-way: nothing lost, d
 
 fuzz: ## every fuzz target, FUZZTIME each
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
-		for target in $$(go test -list '^Fuzz' "$$dir" </dev/null | grep '^Fuzz'); do \
+		listed=$$(go test -list '^Fuzz' "$$dir" </dev/null); \
+		for target in $$(grep '^Fuzz' <<<"$$listed"); do \
 			echo "fuzz $$dir $$target"; \
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(strip $(FUZZTIME)) "$$dir" </dev/null; \
 		done; \
@@ -74,6 +75,8 @@ arrows:
 	go test -count=1 ./internal/arrows
 
 chaos-short: # faults against real processes, a short round
+	@listed=$$(go test -list '^TestProcesses' ./internal/clustertest); \
+	grep -q '^TestProcesses' <<<"$$listed" || { echo "no TestProcesses in internal/clustertest"; exit 1; }
 	go test -count=1 -timeout $(strip $(TESTTIME)) -run '^TestProcesses' ./internal/clustertest
 
 mod-check:

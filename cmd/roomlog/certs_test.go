@@ -69,6 +69,7 @@ func TestCertsUsage(t *testing.T) {
 		{"no directory", "certs --node n1", `required flag(s) "out" not set`},
 		{"no node", "certs --out " + dir, `required flag(s) "node" not set`},
 		{"a name that leads out", "certs --out " + dir + " --node ../x", "a node's name is made of"},
+		{"a name with a folder", "certs --out " + dir + " --node a/b", "a node's name is made of"},
 		{"no name", "certs --out " + dir + " --node =host", "a node's name is made of"},
 		{"a node twice", "certs --out " + dir + " --node n1 --node n1=x", "n1 is given twice"},
 		{"a host with its port", "certs --out " + dir + " --node n1=host:7400", "is no host name"},

@@ -217,3 +217,34 @@ func TestDevRefusesBeforeItStarts(t *testing.T) {
 		}
 	})
 }
+
+// TestDevUsesADirectoryAsItIs: a flag's default contradicts nothing.
+func TestDevUsesADirectoryAsItIs(t *testing.T) {
+	dir := t.TempDir()
+	first, err := devcluster.Prepare(devcluster.Options{Dir: dir, BasePort: devcluster.FreePorts, Nodes: 2, Partitions: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := devcluster.Options{Dir: dir, Nodes: 3, BasePort: 7400, Partitions: 16}
+	again, err := prepareDev(opts, func(string) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(again.Nodes) != 2 || again.Partitions != 4 || again.Nodes[0] != first.Nodes[0] {
+		t.Errorf("got %+v, want %+v", again, first)
+	}
+	opts.BasePort = 0
+	if _, err := prepareDev(opts, func(flag string) bool { return flag == "base-port" }); err != nil {
+		t.Errorf("any free ports: %v", err)
+	}
+	opts.Dir = t.TempDir()
+	fresh, err := prepareDev(opts, func(flag string) bool { return flag == "base-port" })
+	if err != nil || fresh.Nodes[0].Listen == "127.0.0.1:7400" {
+		t.Errorf("any free ports in a new directory: %+v, %v", fresh, err)
+	}
+	opts.Dir = dir
+	opts.BasePort = 7400
+	if _, err := prepareDev(opts, func(flag string) bool { return flag == "base-port" }); err == nil {
+		t.Error("other ports were accepted")
+	}
+}

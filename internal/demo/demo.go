@@ -143,14 +143,12 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	defer publisher.Close()
-	if err := d.replay(ctx, publisher); err != nil {
-		return err
-	}
+	// Whatever happens, the table tells how far it came.
+	replayed := d.replay(ctx, publisher)
 	if err := d.waitDelivered(ctx, publisher); err != nil {
-		d.say("%v", err) // the verdict tells how much is missing
+		d.say("%v", err)
 	}
-	disagree := d.replicas.await(ctx)
-	return d.report(disagree)
+	return errors.Join(replayed, d.report(d.replicas.await(ctx)))
 }
 
 // dial connects with node first as the first choice.

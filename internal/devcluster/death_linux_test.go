@@ -74,21 +74,17 @@ func TestNodesOutliveTheThreadThatAskedForThem(t *testing.T) {
 		OnExit: func(e Exit) { exits <- e },
 	})
 	defer c.Close()
-	thread := make(chan int)
-	go func() {
-		runtime.LockOSThread() // and never unlock it: the thread ends with the goroutine
+	tid := onThreadThatEnds(func() {
 		if err := c.Start("n1"); err != nil {
 			t.Error(err)
 		}
-		thread <- syscall.Gettid()
-	}()
-	tid := <-thread
+	})
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for ctx := testContext(t); ; {
-		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid)); os.IsNotExist(err) || tid == os.Getpid() {
+		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid)); os.IsNotExist(err) {
 			break
-		} else if err != nil && !os.IsNotExist(err) {
+		} else if err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -103,4 +99,21 @@ func TestNodesOutliveTheThreadThatAskedForThem(t *testing.T) {
 		t.Fatalf("the node ended with the thread: %+v", e)
 	default:
 	}
+}
+
+// onThreadThatEnds runs f on a thread that ends after it.
+func onThreadThatEnds(f func()) (tid int) {
+	done := make(chan int)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if syscall.Gettid() == os.Getpid() {
+			// The main thread does not end: hold it, so that another is taken.
+			done <- onThreadThatEnds(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+		done <- syscall.Gettid()
+	}()
+	return <-done
 }
