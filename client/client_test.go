@@ -17,7 +17,7 @@ import (
 func TestDialErrors(t *testing.T) {
 	f := startFake(t, 1, 1)
 	f.token = "secret"
-	good := []Option{WithTLS(&tls.Config{RootCAs: f.roots}), WithToken("secret")}
+	good := f.options()
 	for _, tt := range []struct {
 		name    string
 		servers []string
@@ -66,6 +66,23 @@ func TestDialNobodyThere(t *testing.T) {
 	_, err = Dial(ctx, []string{addr, addr})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "refused") || strings.Count(err.Error(), addr+": ") != 1 {
 		t.Errorf("%v", err)
+	}
+}
+
+// A server that has refused our token is not asked again while others may answer.
+func TestDialAsksOnceForAWrongToken(t *testing.T) {
+	f := startFake(t, 2, 1)
+	f.token = "secret"
+	f.nodes[1].kill()
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	_, err := Dial(ctx, f.addrs(), append(f.options(), WithToken("guess"))...)
+	if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("%v", err)
+	}
+	f.await(t, "denied n1")
+	if n := len(f.events); n != 0 {
+		t.Errorf("asked %d times more", n)
 	}
 }
 

@@ -399,16 +399,17 @@ func (n *fakeNode) serve(q *quic.Conn) {
 	if err != nil {
 		return
 	}
+	n.f.mu.Lock()
+	m, token, limits := n.f.clusterMap(), n.f.token, n.f.limits
+	n.f.mu.Unlock()
 	hello, err := wire.ParseHello(body)
-	if err != nil || hello.Token != n.f.token {
+	if err != nil || hello.Token != token {
+		n.f.event("denied %s", n.name)
 		control.Write(wire.Append(nil, &wire.Error{Code: wire.CodeAuth, Reason: "wrong token"}))
 		q.CloseWithError(quic.ApplicationErrorCode(wire.CodeAuth), "wrong token")
 		return
 	}
 	c.control, c.name = control, hello.Name
-	n.f.mu.Lock()
-	m := n.f.clusterMap()
-	n.f.mu.Unlock()
 	n.mu.Lock()
 	n.conns[c] = struct{}{}
 	n.mu.Unlock()
@@ -417,7 +418,7 @@ func (n *fakeNode) serve(q *quic.Conn) {
 		delete(n.conns, c)
 		n.mu.Unlock()
 	}()
-	c.send(&wire.Welcome{Version: wire.Version, Node: n.name, Limits: n.f.limits, Map: m})
+	c.send(&wire.Welcome{Version: wire.Version, Node: n.name, Limits: limits, Map: m})
 	n.f.event("welcome %s", n.name)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -747,7 +748,11 @@ func makeCert() (tls.Certificate, *x509.CertPool, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots, nil
 }
 
+// options is what a client needs to be let in. Tests that have set hooks get
+// here before a node looks at them.
 func (f *fake) options() []Option {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return []Option{WithTLS(&tls.Config{RootCAs: f.roots}), WithToken(f.token)}
 }
 

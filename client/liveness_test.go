@@ -87,21 +87,24 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// A silent room costs few pings: each answered one doubles the silence.
+// A silent room costs few pings: each answered one doubles the silence, until
+// something comes.
 func TestPingsInSilence(t *testing.T) {
 	f := startFake(t, 1, 1)
 	c := f.dial(t)
 	f.append("lobby", "a")
-	n := 0
-	for range c.Subscribe(within(t), "lobby") {
-		f.await(t, "ping n1")
-		f.await(t, "ping n1")
-		f.append("lobby", "b")
-		if n++; n == 2 {
+	alive := &c.router.home.alive
+	for m := range c.Subscribe(within(t), "lobby") {
+		if m.Seq == 2 {
 			break
 		}
+		waitFor(t, func() bool { return alive.quiet.Load() == 2 })
+		if d := alive.threshold(); d < 4*minSilence {
+			t.Errorf("the next ping after %v", d)
+		}
+		f.append("lobby", "b")
 	}
-	if q := c.router.home.alive.quiet.Load(); q > 4 {
-		t.Errorf("%d pings", q)
+	if n := alive.quiet.Load(); n != 0 {
+		t.Errorf("%d pings counted after a message", n)
 	}
 }

@@ -300,7 +300,6 @@ func TestSessionExpired(t *testing.T) {
 			}
 			return act{}
 		}
-		f.onAttach = func(n *fakeNode, a wire.Attach) *wire.Refused { return nil }
 		c := f.dial(t)
 		all := send(t, c, "lobby", 3)
 		f.await(t, "killed")
@@ -316,6 +315,36 @@ func TestSessionExpired(t *testing.T) {
 			if _, err := p.Wait(within(t)); err != nil && !errors.Is(err, ErrOutcomeUnknown) {
 				t.Errorf("later %d: %v", i, err)
 			}
+		}
+	})
+}
+
+// Attach is refused until the table has room, and until the leader is one.
+func TestSessionNotOpenedAtOnce(t *testing.T) {
+	for _, code := range []wire.Code{wire.CodeTooManySessions, wire.CodeNotLeader, wire.CodeUnavailable, wire.CodeUnknownOutcome} {
+		t.Run(code.String(), func(t *testing.T) {
+			f := startFake(t, 1, 1)
+			opens := 0
+			f.onAttach = func(_ *fakeNode, a wire.Attach) *wire.Refused {
+				if opens++; opens <= 3 {
+					return &wire.Refused{Code: code, RetryAfter: 1}
+				}
+				return nil
+			}
+			c := f.dial(t)
+			all := send(t, c, "lobby", 5)
+			if err := c.Flush(within(t)); err != nil {
+				t.Fatal(err)
+			}
+			checkLog(t, f, "lobby", all)
+		})
+	}
+	t.Run(wire.CodeDenied.String(), func(t *testing.T) {
+		f := startFake(t, 1, 1)
+		f.onAttach = func(_ *fakeNode, a wire.Attach) *wire.Refused { return &wire.Refused{Code: wire.CodeDenied} }
+		c := f.dial(t)
+		if _, err := c.Publish(within(t), "lobby", nil); !errors.Is(err, ErrDenied) || errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%v", err)
 		}
 	})
 }

@@ -20,7 +20,7 @@ const (
 
 	// maxAnswer bounds a frame on the publish stream: acks of a whole window,
 	// each with a run of its own, as rooms that take turns have them.
-	maxAnswer = 256 << 10
+	maxAnswer = wire.MaxSmallFrame
 )
 
 // pubStream is the publish stream of a connection, shared by all lanes. Its

@@ -238,6 +238,12 @@ func TestBeyondHead(t *testing.T) {
 			if e, ok := errors.AsType[*BeyondHeadError](errs[0]); !ok || e.Head != 2 {
 				t.Errorf("%v", errs[0])
 			}
+			if n := len(f.events); n > 2 { // the welcome, and one subscription
+				t.Errorf("%d events", n)
+			}
+			for len(f.events) > 0 {
+				<-f.events
+			}
 		})
 	}
 	t.Run("at the head", func(t *testing.T) {

@@ -145,13 +145,16 @@ type lane struct {
 // Opened: the session is ready.
 func (l *lane) Opened() { l.out.put(&wire.Attached{Partition: l.partition}) }
 
+// maxRuns keeps an Acks frame below wire.MaxSmallFrame.
+const maxRuns = 256
+
 // Acked sends one frame for each time among the answers, seldom more than one.
 func (l *lane) Acked(answers []partition.Answer) {
 	for len(answers) > 0 {
 		first := answers[0]
 		acks := wire.Acks{Partition: l.partition, Time: first.Time, Duplicate: first.Duplicate}
 		n := 0
-		for n < len(answers) && answers[n].Time == first.Time && answers[n].Duplicate == first.Duplicate {
+		for n < min(len(answers), maxRuns) && answers[n].Time == first.Time && answers[n].Duplicate == first.Duplicate {
 			a := answers[n]
 			acks.Runs = append(acks.Runs, wire.AckRun{Counter: uint64(a.Counter), Count: uint64(a.Count), Seq: uint64(a.Seq)})
 			n++

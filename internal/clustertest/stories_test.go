@@ -133,8 +133,24 @@ func (s *story) as() string {
 	return "ok"
 }
 
-func (s *story) kill() string  { s.c.Kill(s.node("node")); return "ok" }
-func (s *story) stop() string  { s.c.Stop(s.node("node")); return "ok" }
+func (s *story) kill() string { s.c.Kill(s.node("node")); return "ok" }
+
+// stop node=N [room=r]: a clean stop; tells whether the room's partition has a
+// leader elsewhere by then
+func (s *story) stop() string {
+	s.c.Stop(s.node("node"))
+	if !s.d.HasArg("room") {
+		return "ok"
+	}
+	id := wire.PartitionOf(s.str("room", ""), s.c.parts)
+	for _, name := range s.c.Names() {
+		if n := s.c.Node(name); n != nil && n.Partitions()[id].Leader == name {
+			return "another leads"
+		}
+	}
+	return "nobody leads"
+}
+
 func (s *story) start() string { s.c.Run(s.node("node")); return "ok" }
 func (s *story) cut() string   { s.c.Cut(s.node("node")); return "ok" }
 func (s *story) heal() string  { s.c.Heal(s.node("node")); return "ok" }
@@ -211,11 +227,19 @@ func (s *story) flows(p *Publisher) {
 	})
 }
 
-// finish [by=p]: end a stream, after what was published since the last fault
-// has got through too
+// finish [by=p] [within=D]: end a stream, after what was published since the
+// last fault has got through too
 func (s *story) finish() string {
 	p := s.publisher()
+	start := time.Now()
 	s.flows(p)
+	if s.d.HasArg("within") {
+		limit, err := time.ParseDuration(s.str("within", ""))
+		s.c.must(err)
+		if took := time.Since(start); took > limit {
+			return fmt.Sprintf("publishes paused for %v", took)
+		}
+	}
 	p.Halt()
 	return outcome(p.Wait())
 }

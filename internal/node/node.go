@@ -234,14 +234,9 @@ func (n *Node) serveHTTP(l net.Listener, clients []prometheus.Collector) {
 	registry.MustRegister(clients...)
 	registry.MustRegister(n.metrics...)
 	registry.MustRegister(n.network.Collectors()...)
-	n.http = &http.Server{
-		Handler:           admin.New(admin.Config{Source: n, Token: n.cfg.Token, Registry: registry, Logger: n.log}),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
-	}
+	n.http = admin.NewServer(admin.New(admin.Config{
+		Source: n, Token: n.cfg.Token, Registry: registry, Logger: n.log,
+	}), n.log)
 	n.tasks.Go(func() {
 		if err := n.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			n.fail(fmt.Errorf("http: %w", err))
@@ -289,6 +284,7 @@ func (n *Node) Close() error {
 		case <-time.After(leave):
 		case <-n.failed:
 		}
+		n.handOver() // what has come to this node meanwhile
 		n.cancel()
 		n.stopErr = errors.Join(n.clients.Close(), n.http.Close())
 		n.tasks.Wait()

@@ -168,7 +168,7 @@ func cutFrame(b []byte, max int) (typ Type, body []byte, size int, err error) {
 func (r *Reader) fill(size int) error {
 	have := r.end - r.start
 	want := max(have+1, min(size, have+max(have, r.step)))
-	if r.start+want > len(r.buf) || have == 0 {
+	if have == 0 || r.end == len(r.buf) || r.start > 0 && r.start+want > len(r.buf) {
 		r.makeRoom(have, max(want, r.step))
 	}
 	n, err := r.src.Read(r.buf[r.end:])

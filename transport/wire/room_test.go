@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -77,7 +78,16 @@ func theRooms() []string {
 	for i := range 20 {
 		names = append(names, fmt.Sprintf("match-%d", i*i*i))
 	}
-	return names
+	return append(names, traceRooms()...)
+}
+
+// traceRooms are the rooms of testdata/traces/irc-ubuntu.jsonl.gz.
+func traceRooms() []string {
+	text, err := os.ReadFile(filepath.Join("testdata", "rooms.txt"))
+	if err != nil {
+		panic(err)
+	}
+	return strings.Fields(string(text))
 }
 
 // TestPartitionOfGolden: a room's messages lie where PartitionOf points, so it
@@ -110,27 +120,37 @@ func TestPartitionOfGolden(t *testing.T) {
 	}
 }
 
-// TestPartitionOfEven: the fullest partition has little more than its share.
+// TestPartitionOfEven: the fullest partition has little more than its share,
+// for few rooms as much as chance makes likely.
 func TestPartitionOfEven(t *testing.T) {
-	for _, tt := range []struct {
-		rooms, partitions, most int
-	}{
-		{48, 8, 13}, // few rooms fall unevenly by chance alone
-		{48, 16, 8},
-		{100_000, 8, 12_900},
-		{100_000, 16, 6_600},
-		{100_000, 64, 1_720},
-	} {
-		for _, format := range []string{"room-%d", "match/%d/chat", "%08x", "%d"} {
-			t.Run(fmt.Sprintf(format+" on %d", tt.rooms, tt.partitions), func(t *testing.T) {
-				count := make([]int, tt.partitions)
-				for i := range tt.rooms {
-					p := PartitionOf(fmt.Sprintf(format, i), tt.partitions)
-					if count[p]++; count[p] > tt.most {
-						t.Fatalf("more than %d of %d rooms fall on partition %d of %d", tt.most, tt.rooms, p, tt.partitions)
-					}
-				}
-			})
+	made := func(format string) (names []string) {
+		for i := range 100_000 {
+			names = append(names, fmt.Sprintf(format, i))
 		}
+		return names
+	}
+	for _, tt := range []struct {
+		rooms      string
+		names      []string
+		partitions int
+		most       int
+	}{
+		{"real", traceRooms(), 8, 11},
+		{"real", traceRooms(), 16, 8},
+		{"numbered", made("room-%d"), 8, 12_900},
+		{"numbered", made("room-%d"), 64, 1_720},
+		{"deep", made("match/%d/chat"), 16, 6_600},
+		{"hexadecimal", made("%08x"), 64, 1_720},
+		{"bare numbers", made("%d"), 64, 1_720},
+	} {
+		t.Run(fmt.Sprintf("%s on %d", tt.rooms, tt.partitions), func(t *testing.T) {
+			count := make([]int, tt.partitions)
+			for _, name := range tt.names {
+				count[PartitionOf(name, tt.partitions)]++
+			}
+			if fullest := slices.Max(count); fullest > tt.most {
+				t.Errorf("%d of %d rooms fall on one of %d partitions, want at most %d", fullest, len(tt.names), tt.partitions, tt.most)
+			}
+		})
 	}
 }

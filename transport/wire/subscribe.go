@@ -129,7 +129,8 @@ type Record struct {
 func (d *Deliver) Records(yield func(Record) bool) error {
 	p := parser{typ: TypeDeliver, b: d.Block}
 	n := p.count("records", 2)
-	publishers := make([][]byte, 0, 1)
+	var few [16][]byte // spares most blocks a table on the heap
+	publishers := few[:0]
 	for range p.count("publishers", 1) {
 		publishers = append(publishers, p.bytes("publisher", MaxName))
 	}
