@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,8 +19,9 @@ import (
 // patience is how long a test waits for what must happen; the machine may be busy.
 const patience = 20 * time.Second
 
-// testHeartbeat is short, so that elections are.
-const testHeartbeat = 200 * time.Millisecond
+// testHeartbeat is short, so that elections are, but a busy machine must not lose
+// leaders by it.
+const testHeartbeat = 300 * time.Millisecond
 
 // tester is what *testing.T and *rapid.T have in common.
 type tester interface {
@@ -314,7 +316,20 @@ type node struct {
 	group   *Group // nil while it is dead
 	stable  *StableStore
 	machine *machine
-	roles   gate // passed by LeaderChanged
+	roles   gate // passed by LeaderChanged when this node is the leader
+
+	calls atomic.Int32 // of LeaderChanged, under way
+}
+
+func (n *node) leaderChanged(c *cluster, leader string) {
+	if n.calls.Add(1) > 1 {
+		c.t.Errorf("%s: LeaderChanged is called while it is being called", n.name)
+	}
+	defer n.calls.Add(-1)
+	c.events.happened()
+	if leader == n.name {
+		n.roles.pass()
+	}
 }
 
 // cluster is a group of replicas in this process.
@@ -370,6 +385,13 @@ func (c *cluster) end() {
 	}
 }
 
+// forgive forgets what Fatal was told.
+func (c *cluster) forgive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fatal = nil
+}
+
 func (c *cluster) fatals() []error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -390,13 +412,21 @@ func (c *cluster) open(name string) *node {
 		c.t.Fatalf("%v", err)
 	}
 	n.stable = stable
-	n.group, err = Open(Config{
+	if n.group, err = Open(c.config(n, stable)); err != nil {
+		c.t.Fatalf("open %s: %v", name, err)
+	}
+	return n
+}
+
+func (c *cluster) config(n *node, stable *StableStore) Config {
+	name := n.name
+	return Config{
 		ID: 7, Node: name, Voters: c.names, Dir: n.dir, Machine: n.machine, Stable: stable,
 		Streams:       func() StreamLayer { return c.net.layer(name) },
 		Links:         links{c.net, name},
 		Heartbeat:     c.heartbeat,
 		RingBytes:     c.ringBytes,
-		LeaderChanged: func(string, Term) { c.events.happened(); n.roles.pass() },
+		LeaderChanged: func(leader string, _ Term) { n.leaderChanged(c, leader) },
 		Fatal: func(err error) {
 			c.mu.Lock()
 			c.fatal = append(c.fatal, fmt.Errorf("%s: %w", name, err))
@@ -404,21 +434,18 @@ func (c *cluster) open(name string) *node {
 			c.events.happened()
 		},
 		Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		c.t.Fatalf("open %s: %v", name, err)
 	}
-	return n
 }
 
 // kill ends a node's process: its connections first, so that nobody is told.
 func (c *cluster) kill(name string) {
 	n := c.nodes[name]
-	if n.group == nil {
+	group := n.group
+	if n.group = nil; group == nil {
 		return
 	}
 	c.net.set(func() { c.net.up[name] = false })
-	if err := n.group.Close(); err != nil {
+	if err := within(c.t, patience, "Close", group.Close); err != nil {
 		c.t.Errorf("close %s: %v", name, err)
 	}
 	if err := n.stable.Close(); err != nil {
@@ -429,7 +456,6 @@ func (c *cluster) kill(name string) {
 		c.t.Errorf("%s: %v", name, n.machine.wrong)
 	}
 	n.machine.mu.Unlock()
-	n.group = nil
 }
 
 func (c *cluster) alive() []*node {

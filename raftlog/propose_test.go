@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 func TestProposalsAreAppliedInOrderEverywhere(t *testing.T) {
@@ -175,5 +178,61 @@ func TestWaitEndsWithTheGroup(t *testing.T) {
 				t.Errorf("applied %q", got)
 			}
 		})
+	}
+}
+
+// silence is a raft.Future that is never answered.
+type silence chan struct{}
+
+func (s silence) Error() error { <-s; return nil }
+
+func TestAwaitEndsWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		end  func(c *cluster, n *node, cancel func())
+		want error
+	}{
+		{name: "ctx", end: func(_ *cluster, _ *node, cancel func()) { cancel() }, want: context.Canceled},
+		{name: "restart", end: func(_ *cluster, n *node, _ func()) { n.group.restart() }, want: ErrNotLeader},
+		{name: "Close", end: func(c *cluster, n *node, _ func()) { c.kill(n.name) }, want: ErrClosed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t, 1)
+			n := c.leader()
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			never := make(silence)
+			defer close(never)
+			asked, answer := make(chan struct{}), make(chan error, 1)
+			ask := func(*raft.Raft) raft.Future { close(asked); return never }
+			go func(g *Group) { answer <- g.await(ctx, g.instance(), ask) }(n.group)
+			<-asked
+			tt.end(c, n, cancel)
+			if err := within(t, patience, "await", func() error { return <-answer }); !errors.Is(err, tt.want) {
+				t.Errorf("await = %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// A follower's disk hangs, and with it every request to that follower. A
+// request's own limit is 2 s.
+func TestCloseDoesNotWaitForAHangingPeer(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	leader := c.handTo("n1")
+	disk := &c.nodes["n2"].group.store.mu
+	disk.Lock()
+	c.publish("a")
+	c.await("n2 to hang", func() bool { return time.Since(c.nodes["n2"].group.LastContact()) > testHeartbeat })
+	began := time.Now()
+	if err := leader.group.Close(); err != nil { // with its connections as they are
+		t.Error(err)
+	}
+	took := time.Since(began)
+	disk.Unlock()
+	if took > rpcTimeout*3/4 {
+		t.Errorf("Close took %v", took)
 	}
 }

@@ -64,7 +64,7 @@ func TestIsHeartbeat(t *testing.T) {
 		req  raft.AppendEntriesRequest
 		want bool
 	}{
-		{name: "heartbeat", req: raft.AppendEntriesRequest{RPCHeader: header, Term: 3, Leader: []byte("a")}, want: true},
+		{name: "heartbeat", req: raft.AppendEntriesRequest{RPCHeader: header, Term: 3}, want: true},
 		{name: "entries", req: raft.AppendEntriesRequest{Term: 3, Entries: []*raft.Log{{Index: 1}}}},
 		{name: "commit notice", req: raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 1, PrevLogTerm: 1, LeaderCommitIndex: 1}},
 		{name: "probe before the first commit", req: raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 1, PrevLogTerm: 1}},
@@ -131,7 +131,7 @@ func TestHeldRequestsAreReleased(t *testing.T) {
 	for name, release := range map[string]func(*cluster, *node){
 		"end of leadership": func(c *cluster, n *node) { c.isolate(n.name) },
 		"hand-over":         func(c *cluster, n *node) { c.handTo("n2") },
-		"Close":             func(c *cluster, n *node) { within(c.t, patience, "Close", n.group.Close) },
+		"Close":             func(c *cluster, n *node) { c.kill(n.name) },
 		"restart":           func(c *cluster, n *node) { n.group.restart() },
 	} {
 		t.Run(name, func(t *testing.T) {
