@@ -183,7 +183,7 @@ var keyTerm = []byte("CurrentTerm")
 
 // start runs a raft instance over the group's stores.
 func (g *Group) start() error {
-	trans := newTransport(&g.cfg, g.leadingContext)
+	trans := newTransport(&g.cfg, g.leadingContext, g.store.stalled)
 	r, err := raft.NewRaft(g.raftConfig(), g.fsm, g.store, g.cfg.Stable.group(g.cfg.ID), raft.NewDiscardSnapshotStore(), trans)
 	if err != nil {
 		trans.Close()

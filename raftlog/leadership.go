@@ -38,6 +38,7 @@ func (g *Group) watch(inst *instance, events <-chan raft.Observation) {
 		select {
 		case <-events:
 		case <-tick.C:
+			g.store.checkHang()
 		case <-inst.done:
 			return
 		}
@@ -45,7 +46,7 @@ func (g *Group) watch(inst *instance, events <-chan raft.Observation) {
 }
 
 func (g *Group) readRole(inst *instance) {
-	leads, term := inst.raft.State() == raft.Leader, Term(inst.raft.CurrentTerm())
+	leads, term := g.leads(inst), Term(inst.raft.CurrentTerm())
 	current := g.leadingNow()
 	switch {
 	case leads && (current == nil || current.term != term): // another term may have passed unseen
@@ -61,11 +62,30 @@ func (g *Group) readRole(inst *instance) {
 		g.setLeading(inst, nil)
 	}
 
-	_, leader := inst.raft.LeaderWithID()
-	known := &leadership{node: string(leader), term: Term(inst.raft.CurrentTerm())}
+	known := g.readLeader(inst)
 	if old := g.leader.Swap(known); *old != *known && g.cfg.LeaderChanged != nil {
 		g.cfg.LeaderChanged(known.node, known.term)
 	}
+}
+
+// readLeader returns a leader with its own term, not another's.
+func (g *Group) readLeader(inst *instance) *leadership {
+	for {
+		term := inst.raft.CurrentTerm()
+		_, leader := inst.raft.LeaderWithID()
+		if inst.raft.CurrentTerm() != term {
+			continue
+		}
+		if string(leader) == g.cfg.Node && !g.leads(inst) {
+			leader = "" // it cannot step down, but it leads nobody
+		}
+		return &leadership{node: string(leader), term: Term(term)}
+	}
+}
+
+// leads tells whether this node leads: raft says so, and its disk is alive.
+func (g *Group) leads(inst *instance) bool {
+	return inst.raft.State() == raft.Leader && !g.store.stalled()
 }
 
 // confirm waits until the FSM has applied all that was committed before l began.
@@ -145,7 +165,7 @@ func (g *Group) Leader() (node string, term Term) {
 // Leading tells whether this node leads, as far as it knows.
 func (g *Group) Leading() bool {
 	inst := g.instance()
-	return inst != nil && inst.raft.State() == raft.Leader
+	return inst != nil && g.leads(inst)
 }
 
 // LastContact is when this replica last heard from its leader; a leader has it
@@ -155,7 +175,7 @@ func (g *Group) LastContact() time.Time {
 	switch {
 	case inst == nil:
 		return time.Time{}
-	case inst.raft.State() == raft.Leader:
+	case g.leads(inst):
 		return time.Now()
 	}
 	return inst.raft.LastContact()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,8 +25,37 @@ type logStore struct {
 	ring  ring
 	fatal func(error)
 
+	began atomic.Int64 // when the write under way began, ns since 1970; 0: none is
+	hangs atomic.Bool  // fatal was told of it
+
 	mu     sync.Mutex
 	failed error
+}
+
+// A write that takes longer than stallLimit makes its node lead nothing; one
+// that takes longer than hangLimit ends the process. Raft's main loop is stuck in
+// the write: it can neither hand over nor step down by itself
+// (hashicorp/raft#503).
+const (
+	stallLimit = time.Second
+	hangLimit  = 5 * time.Second
+)
+
+// writing returns how long the write under way has lasted.
+func (s *logStore) writing() time.Duration {
+	if began := s.began.Load(); began != 0 {
+		return time.Duration(time.Now().UnixNano() - began)
+	}
+	return 0
+}
+
+func (s *logStore) stalled() bool { return s.writing() > stallLimit }
+
+// checkHang tells fatal of a write that has lasted too long.
+func (s *logStore) checkHang() {
+	if d := s.writing(); d > hangLimit && !s.hangs.Swap(true) {
+		s.fatal(fmt.Errorf("a write to %s has not returned for %v: the disk hangs", s.path, d.Round(time.Second)))
+	}
 }
 
 func openLogStore(path string, ringBytes int64, fatal func(error)) (*logStore, error) {
@@ -83,6 +113,8 @@ func (s *logStore) DeleteRange(min, max uint64) error {
 }
 
 func (s *logStore) write(what string, f func() error) error {
+	s.began.Store(time.Now().UnixNano())
+	defer s.began.Store(0)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed != nil {

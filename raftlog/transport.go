@@ -16,7 +16,10 @@ type Links interface {
 	WaitUp(ctx context.Context, node string) error
 }
 
-var errHeld = errors.New("raftlog: leadership ended while the peer was away")
+var (
+	errHeld    = errors.New("raftlog: leadership ended while the peer was away")
+	errStalled = errors.New("raftlog: a write of the log is stalled")
+)
 
 // transport changes two things in what raft's network transport does.
 //
@@ -31,20 +34,26 @@ var errHeld = errors.New("raftlog: leadership ended while the peer was away")
 // two of three for that long, and stop if another node died. Holding keeps the
 // failure count low; the link coming up, the end of this leadership, or Close
 // releases the call.
+//
+// And while a write of the log is stalled nothing goes out, heartbeats included:
+// the followers must miss their leader.
 type transport struct {
 	*raft.NetworkTransport
-	links  Links
-	leader func() context.Context // ends with the current leadership; nil if not leading
+	links   Links
+	leader  func() context.Context // ends with the current leadership; nil if not leading
+	stalled func() bool
 }
 
 // SetHeartbeatHandler refuses the fast path, as raft's interface allows.
 func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if !isHeartbeat(req) {
-		if err := t.hold(string(id)); err != nil {
-			return err
+	if isHeartbeat(req) {
+		if t.stalled() {
+			return errStalled
 		}
+	} else if err := t.hold(string(id)); err != nil {
+		return err
 	}
 	return t.NetworkTransport.AppendEntries(id, target, req, resp)
 }
@@ -53,15 +62,34 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err := t.hold(string(id)); err != nil {
 		return nil, err
 	}
-	return t.NetworkTransport.AppendEntriesPipeline(id, target)
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	if err != nil {
+		return nil, err
+	}
+	return &pipeline{p, t.stalled}, nil
+}
+
+// pipeline breaks off when the log is stalled; replication then goes on by
+// single requests, which are held.
+type pipeline struct {
+	raft.AppendPipeline
+	stalled func() bool
+}
+
+func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if p.stalled() {
+		return nil, errStalled
+	}
+	return p.AppendPipeline.AppendEntries(req, resp)
 }
 
 func (t *transport) hold(node string) error {
-	if t.links.Up(node) {
+	switch ctx := t.leader(); {
+	case t.stalled():
+		return errStalled
+	case t.links.Up(node):
 		return nil
-	}
-	ctx := t.leader()
-	if ctx == nil || t.links.WaitUp(ctx, node) != nil {
+	case ctx == nil || t.links.WaitUp(ctx, node) != nil:
 		return errHeld
 	}
 	return nil
@@ -76,7 +104,7 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 // rpcTimeout bounds one request between nodes.
 const rpcTimeout = 2 * time.Second
 
-func newTransport(cfg *Config, leader func() context.Context) *transport {
+func newTransport(cfg *Config, leader func() context.Context, stalled func() bool) *transport {
 	return &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:                  cfg.Streams(),
@@ -87,6 +115,6 @@ func newTransport(cfg *Config, leader func() context.Context) *transport {
 			MsgpackUseNewTimeFormat: true,
 		}),
 		links:  cfg.Links,
-		leader: leader,
+		leader: leader, stalled: stalled,
 	}
 }

@@ -14,7 +14,7 @@ import (
 func testTransport(t *testing.T, n *network, node string) *transport {
 	t.Helper()
 	cfg := &Config{Streams: func() StreamLayer { return n.layer(node) }, Links: links{n, node}, Logger: slog.New(slog.DiscardHandler)}
-	trans := newTransport(cfg, func() context.Context { return t.Context() })
+	trans := newTransport(cfg, func() context.Context { return t.Context() }, func() bool { return false })
 	t.Cleanup(func() { trans.Close() })
 	return trans
 }
@@ -100,7 +100,7 @@ func TestHold(t *testing.T) {
 				f := &fixture{net: newNetwork(newEvents()), endLeading: cancel, answer: make(chan error, 1)}
 				defer cancel()
 				f.net.set(func() { f.net.up["a"] = true })
-				f.trans = &transport{links: links{f.net, "a"}, leader: func() context.Context {
+				f.trans = &transport{stalled: func() bool { return false }, links: links{f.net, "a"}, leader: func() context.Context {
 					if tt.follows {
 						return nil
 					}
