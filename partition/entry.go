@@ -25,7 +25,8 @@ import (
 //
 // Runs are in the order of arrival: a run is Count publishes of one session
 // with consecutive counters, and they are the next Count records of its block.
-// The floor is the lowest counter for which the session has no answer.
+// The floor is the lowest counter for which the session has no answer, and no
+// higher than the session's lowest counter in the entry.
 //
 // A block goes to subscribers as it lies (transport/wire reads it there):
 //
@@ -135,11 +136,11 @@ func (d *decoder) below(n int) int {
 
 // decode reads data into e, keeping e's memory.
 func (e *entry) decode(data []byte) error {
+	if len(data) > 0 && data[0] != entryVersion {
+		return fmt.Errorf("%w: %d", errEntryVersion, data[0])
+	}
 	if len(data) < 10 {
 		return errMalformed
-	}
-	if data[0] != entryVersion {
-		return fmt.Errorf("%w: %d", errEntryVersion, data[0])
 	}
 	e.kind, e.time = entryKind(data[1]), int64(binary.LittleEndian.Uint64(data[2:]))
 	d := decoder{rest: data[10:]}
@@ -284,6 +285,7 @@ type message struct {
 type packer struct {
 	sessionOf map[*Publisher]int
 	sessions  []sessionRef
+	lowest    []Counter // per session the lowest counter in the entry
 	blockOf   map[string]int
 	blocks    []packedBlock
 	runs      []run
@@ -338,7 +340,7 @@ func (p *packer) group(messages []message) {
 	clear(p.sessionOf)
 	clear(p.blockOf)
 	p.sessions, p.blocks, p.runs = p.sessions[:0], p.blocks[:0], p.runs[:0]
-	p.links, p.places = p.links[:0], p.places[:0]
+	p.links, p.places, p.lowest = p.links[:0], p.places[:0], p.lowest[:0]
 	for i := range messages {
 		m := &messages[i]
 		s, ok := p.sessionOf[m.from]
@@ -346,8 +348,10 @@ func (p *packer) group(messages []message) {
 			s = len(p.sessions)
 			p.sessionOf[m.from] = s
 			p.sessions = append(p.sessions, sessionRef{id: m.from.session})
+			p.lowest = append(p.lowest, m.counter)
 		}
 		p.sessions[s].floor = max(p.sessions[s].floor, m.floor)
+		p.lowest[s] = min(p.lowest[s], m.counter)
 		b, ok := p.blockOf[string(m.room)]
 		if !ok {
 			b = len(p.blocks)
@@ -362,6 +366,18 @@ func (p *packer) group(messages []message) {
 			p.runs = append(p.runs, run{s, b, m.counter, 1})
 		}
 	}
+	// The floor holds for the whole entry: it must not pass a retry that stands
+	// before the message that told it.
+	for i, counter := range p.lowest {
+		p.sessions[i].floor = min(p.sessions[i].floor, counter)
+	}
+}
+
+// forget lets go of the last entry's messages and publishers.
+func (p *packer) forget() {
+	clear(p.sessionOf)
+	clear(p.blockOf)
+	clear(p.blocks)
 }
 
 func (p *packer) addToBlock(b *packedBlock, i int, m *message) {

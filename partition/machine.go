@@ -17,6 +17,7 @@ type Machine struct {
 	rooms    map[string]*room
 	sessions sessions
 	limit    int // of sessions
+	window   int // answers kept for a session
 
 	wall  int64         // newest time of an entry
 	clock time.Duration // logical time: wall time, at most a second per entry
@@ -30,6 +31,7 @@ type Machine struct {
 	index raftlog.Index
 
 	scratch entry
+	state   []numbering // of the entry being applied
 }
 
 type blockID struct {
@@ -43,6 +45,7 @@ func NewMachine() *Machine {
 		rooms:    map[string]*room{},
 		sessions: sessions{byID: map[SessionID]*session{}},
 		limit:    maxSessions,
+		window:   MaxWindow,
 		dropped:  map[blockID][]uint32{},
 	}
 }
@@ -89,6 +92,9 @@ func (m *Machine) Apply(index raftlog.Index, data []byte) (Outcome, error) {
 	m.index = index
 	e := &m.scratch
 	if err := e.decode(data); err != nil {
+		return Outcome{}, fmt.Errorf("entry %d: %w", index, err)
+	}
+	if err := m.begin(index, e); err != nil {
 		return Outcome{}, fmt.Errorf("entry %d: %w", index, err)
 	}
 	m.advance(e)
@@ -138,21 +144,50 @@ func (m *Machine) open(ids []SessionID) []error {
 
 // numbering is the progress through one block of an entry.
 type numbering struct {
-	room    *room
-	records []byte // not yet looked at
-	record  int    // position of the next
-	first   Seq
-	time    int64
-	dropped []uint32
+	room     *room
+	roomHash uint64
+	records  []byte // not yet looked at
+	record   int    // position of the next
+	first    Seq
+	time     int64
+	dropped  []uint32
+}
+
+// begin finds the rooms of the entry's blocks. One that is new and gets no
+// message is forgotten by end.
+func (m *Machine) begin(index raftlog.Index, e *entry) error {
+	if e.kind != kindPublish {
+		return nil
+	}
+	for i := range e.blocks {
+		b := &e.blocks[i]
+		r := m.rooms[string(b.room)]
+		switch {
+		case r == nil:
+			r = &room{name: string(b.room), first: 1}
+			m.rooms[r.name] = r
+		case r.entry == index: // its seqs would not run on within a block
+			m.end()
+			return fmt.Errorf("%w: two blocks for room %q", errMalformed, r.name)
+		}
+		r.entry = index
+		m.state = append(m.state, numbering{room: r, roomHash: xxhash.Sum64(b.room), records: b.records})
+	}
+	return nil
+}
+
+func (m *Machine) end() {
+	for i := range m.state {
+		if r := m.state[i].room; r.last == 0 {
+			delete(m.rooms, r.name)
+		}
+	}
+	clear(m.state)
+	m.state = m.state[:0]
 }
 
 func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
-	state := make([]numbering, len(e.blocks))
-	for i := range e.blocks {
-		state[i].records = e.blocks[i].records
-		state[i].room = m.rooms[string(e.blocks[i].room)]
-	}
-	var out Outcome
+	out := Outcome{Answers: make([]Answer, 0, len(e.runs)), Blocks: make([]Block, 0, len(e.blocks))}
 	for _, r := range e.runs {
 		ref := e.sessions[r.session]
 		s := m.sessions.byID[ref.id]
@@ -161,25 +196,26 @@ func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
 			s.forget(ref.floor)
 		}
 		for i := range r.count {
-			a := m.number(s, r.counter+Counter(i), e, r.block, &state[r.block])
+			a := m.number(s, r.counter+Counter(i), e.time, &m.state[r.block])
 			a.Session = r.session
 			out.add(a)
 		}
 	}
-	for i := range state {
-		m.finish(index, i, e, &state[i], &out)
+	for i := range m.state {
+		m.finish(index, i, e, &m.state[i], &out)
 	}
+	m.end()
 	return out
 }
 
-// number decides about one publish.
-func (m *Machine) number(s *session, c Counter, e *entry, b int, n *numbering) Answer {
+// number decides about one publish of an entry that was proposed at time now.
+func (m *Machine) number(s *session, c Counter, now int64, n *numbering) Answer {
 	payload, rest := nextPayload(n.records)
 	n.records = rest
 	pos := uint32(n.record)
 	n.record++
 	a := Answer{Counter: c, Count: 1}
-	hash := messageHash(e.blocks[b].room, payload)
+	hash := xxhash.Sum64(payload)*31 + n.roomHash
 	switch {
 	case s == nil:
 		a.Err = ErrSessionExpired
@@ -190,10 +226,10 @@ func (m *Machine) number(s *session, c Counter, e *entry, b int, n *numbering) A
 		a.Err = &OutOfOrderError{Got: c, Want: s.last + 1}
 	case c <= s.last:
 		a = repeat(s, c, hash)
-	case len(s.answers) >= MaxWindow:
+	case len(s.answers) >= m.window:
 		a.Err = ErrWindow
 	default:
-		m.give(&a, s, hash, e, b, n)
+		n.give(&a, s, hash, now)
 		return a
 	}
 	n.dropped = append(n.dropped, pos)
@@ -213,15 +249,10 @@ func repeat(s *session, c Counter, hash uint64) Answer {
 }
 
 // give gives the room's next number.
-func (m *Machine) give(a *Answer, s *session, hash uint64, e *entry, b int, n *numbering) {
+func (n *numbering) give(a *Answer, s *session, hash uint64, now int64) {
 	r := n.room
-	if r == nil {
-		r = &room{name: string(e.blocks[b].room), first: 1}
-		m.rooms[r.name] = r
-		n.room = r
-	}
 	if n.first == 0 {
-		n.first, n.time = r.last+1, max(e.time, r.time)
+		n.first, n.time = r.last+1, max(now, r.time)
 		r.time = n.time
 	}
 	r.last++
@@ -266,10 +297,6 @@ func (m *Machine) roll(index raftlog.Index, b *Block) {
 	m.hash = d.Sum64()
 }
 
-func messageHash(room, payload []byte) uint64 {
-	return xxhash.Sum64(payload)*31 + xxhash.Sum64(room)
-}
-
 // add appends a, joined to the answer before where it runs on.
 func (o *Outcome) add(a Answer) {
 	if n := len(o.Answers); n > 0 {
@@ -283,23 +310,17 @@ func (o *Outcome) add(a Answer) {
 	o.Answers = append(o.Answers, a)
 }
 
-// reread returns room's block of the entry at index, which place p names.
-func (m *Machine) reread(e *entry, r *room, at int, data []byte) (Block, error) {
-	p := r.places[at]
+// reread returns the block of room in the entry at p, which holds the seqs up
+// to last, and the block's place in the entry; Dropped is left out. It reads
+// nothing of a Machine.
+func (p place) reread(e *entry, room string, last Seq, data []byte) (Block, int, error) {
 	if err := e.decode(data); err != nil {
-		return Block{}, fmt.Errorf("entry %d: %w", p.index, err)
-	}
-	last := r.last
-	if at+1 < len(r.places) {
-		last = r.places[at+1].first - 1
+		return Block{}, 0, fmt.Errorf("entry %d: %w", p.index, err)
 	}
 	for i := range e.blocks {
-		if string(e.blocks[i].room) == r.name {
-			return Block{
-				Room: r.name, First: p.first, Last: last, Time: p.time,
-				Dropped: m.dropped[blockID{p.index, i}], Data: e.blocks[i].data,
-			}, nil
+		if string(e.blocks[i].room) == room {
+			return Block{Room: room, First: p.first, Last: last, Time: p.time, Data: e.blocks[i].data}, i, nil
 		}
 	}
-	return Block{}, fmt.Errorf("entry %d holds nothing of room %q", p.index, r.name)
+	return Block{}, 0, fmt.Errorf("entry %d holds nothing of room %q", p.index, room)
 }

@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -38,8 +39,10 @@ type Partition struct {
 
 	mu      sync.RWMutex
 	machine *Machine
+	failed  error // why the machine was left behind; the process is about to end
 	tail    tail
 	waits   map[string]chan struct{} // per room, closed when it grows
+	loose   []string                 // rooms in waits that had no subscriber then
 	applied time.Time                // of the last entry, by this node's clock
 	watched map[string]*roomStats    // rooms with subscribers here
 	stale   chan struct{}            // closed while no leader is heard of
@@ -98,27 +101,57 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, e := range entries {
+		if p.failed != nil {
+			results[i] = p.failed
+			continue
+		}
 		out, err := p.machine.Apply(e.Index, e.Data)
 		if err != nil {
-			p.log.Error("an entry was passed over", "err", err)
-			if errors.Is(err, errEntryVersion) {
-				p.cfg.Group.Fatal(err)
-			}
-			results[i] = err
+			results[i] = p.passOver(err)
 			continue
 		}
 		results[i] = out
 		p.tail.add(out.Blocks)
 		for _, b := range out.Blocks {
 			p.metrics.applied(int(b.Last+1-b.First), len(b.Data))
-			if wait, ok := p.waits[b.Room]; ok {
-				close(wait)
-				delete(p.waits, b.Room)
-			}
+			p.wake(b.Room)
 		}
 	}
 	p.applied = time.Now()
 	return results
+}
+
+// passOver says what becomes of an entry that the machine did not take. One of a
+// later version others have taken: this replica knows nothing any more.
+func (p *Partition) passOver(err error) error {
+	p.log.Error("an entry was passed over", "err", err)
+	if errors.Is(err, errEntryVersion) {
+		err = fmt.Errorf("%w: %w", raftlog.ErrUnknown, err)
+		p.failed = err
+		p.cfg.Group.Fatal(err)
+	}
+	return err
+}
+
+// wake wakes who waits for room. It needs p.mu.
+func (p *Partition) wake(room string) {
+	if wait, ok := p.waits[room]; ok {
+		close(wait)
+		delete(p.waits, room)
+	}
+}
+
+// wakeLoose wakes who waits for a room without a subscriber: they ask again if
+// they are still there, and a room nobody asks for any more costs nothing.
+func (p *Partition) wakeLoose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, room := range p.loose {
+		if p.watched[room] == nil {
+			p.wake(room)
+		}
+	}
+	p.loose = nil
 }
 
 // staleAfter is how long a replica serves readers who have all it knows
@@ -134,6 +167,7 @@ func (p *Partition) tick(ctx context.Context) {
 		case <-every.C:
 			p.expire()
 			p.checkStale()
+			p.wakeLoose()
 		case <-ctx.Done():
 			return
 		}
@@ -195,7 +229,7 @@ func (p *Partition) Group() *raftlog.Group { return p.group }
 type Gap struct{ From, To Seq }
 
 // Batch is what a reader gets: a gap or blocks or, when there is nothing yet, a
-// channel that is closed when there is. Next is the seq to ask for afterwards.
+// channel that is closed when there may be. Next is the seq to ask for afterwards.
 type Batch struct {
 	Gap    *Gap
 	Blocks []Block
@@ -204,9 +238,10 @@ type Batch struct {
 }
 
 // Read returns messages of room from seq next on, of about maxBytes together
-// and at least one if there is one. next must not be beyond the head + 1.
-// Blocks may be shared with other readers and must not be changed.
+// and at least one if there is one. next runs from 1 and must not be beyond the
+// head + 1. Blocks may be shared with other readers and must not be changed.
 func (p *Partition) Read(room string, next Seq, maxBytes int) (Batch, error) {
+	maxBytes = max(maxBytes, 1)
 	p.mu.RLock()
 	r := p.machine.rooms[room]
 	switch {
@@ -231,19 +266,28 @@ func (p *Partition) wait(room string, next Seq) Batch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r := p.machine.rooms[room]; r != nil && next <= r.last {
-		ready := make(chan struct{})
-		close(ready)
 		return Batch{Next: next, Wait: ready}
 	}
 	wait, ok := p.waits[room]
 	if !ok {
 		wait = make(chan struct{})
 		p.waits[room] = wait
+		if p.watched[room] == nil {
+			p.loose = append(p.loose, room)
+		}
 	}
 	return Batch{Next: next, Wait: wait}
 }
 
-// readLog reads what is older than the tail.
+// ready is the channel for those who need not wait.
+var ready = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// readLog reads what is older than the tail. Nobody waits for a disk or for the
+// decoding of an entry: the mutex is held only to look up places.
 func (p *Partition) readLog(r *room, next Seq, maxBytes int) (Batch, error) {
 	var e entry
 	batch := Batch{Next: next}
@@ -253,23 +297,29 @@ func (p *Partition) readLog(r *room, next Seq, maxBytes int) (Batch, error) {
 			p.mu.RUnlock()
 			break
 		}
-		at := r.find(batch.Next)
-		index := r.places[at].index
+		at, last := r.find(batch.Next)
 		p.mu.RUnlock()
 
-		entries, _, err := p.group.Read(index, 1)
+		entries, _, err := p.group.Read(at.index, 1)
 		if err != nil {
 			return Batch{}, err
 		}
-		if len(entries) == 0 || entries[0].Index != index {
+		if len(entries) == 0 { // just applied, the log is about to hand it out
+			if len(batch.Blocks) == 0 {
+				batch.Wait = ready
+			}
+			break
+		}
+		if entries[0].Index != at.index {
 			return Batch{}, raftlog.ErrNotFound
 		}
-		p.mu.RLock()
-		b, err := p.machine.reread(&e, r, at, entries[0].Data)
-		p.mu.RUnlock()
+		b, n, err := at.reread(&e, r.name, last, entries[0].Data)
 		if err != nil {
 			return Batch{}, err
 		}
+		p.mu.RLock()
+		b.Dropped = p.machine.dropped[blockID{at.index, n}]
+		p.mu.RUnlock()
 		batch.Blocks = append(batch.Blocks, b.behind(batch.Next))
 		batch.Next = b.Last + 1
 		maxBytes -= len(b.Data)

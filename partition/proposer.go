@@ -81,17 +81,17 @@ func (p *proposer) run(ctx context.Context) {
 			return
 		}
 		var err error
-		clear(items)
 		if items, err = p.queue.take(ctx, maxEntryBytes, items[:0]); err != nil {
 			return
 		}
-		clear(messages)
 		messages = p.alive(items, messages[:0])
 		if len(messages) == 0 {
 			<-p.slots
-			continue
+		} else {
+			p.inflight <- p.start(items[0].kind, &pack, messages)
 		}
-		p.inflight <- p.start(items[0].kind, &pack, messages)
+		clear(items) // keep nothing alive while there is nothing to do
+		clear(messages)
 	}
 }
 
@@ -113,7 +113,12 @@ func (p *proposer) alive(items []item, messages []message) []message {
 	return messages
 }
 
+// drop answers an item that was not proposed.
 func (p *proposer) drop(it item, err error) {
+	if it.kind == kindClose {
+		it.from.answered(1, nil, nil)
+		return
+	}
 	r := refusalFor(it.counter, err)
 	it.from.answered(1, nil, &r)
 	p.metrics.refused(err)
@@ -132,6 +137,7 @@ func (p *proposer) start(kind entryKind, pack *packer, messages []message) batch
 				b.first[s] = messages[i].counter
 			}
 		}
+		pack.forget()
 		b.entry = p.propose(data)
 		p.metrics.proposed(len(messages), len(data))
 		return b
@@ -156,9 +162,11 @@ func (p *proposer) answer() {
 		result, err := b.entry.Wait(ctx)
 		cancel()
 		<-p.slots
-		out, _ := result.(Outcome)
-		if failed, ok := result.(error); ok {
-			err = failed // passed over by every replica
+		out, ok := result.(Outcome)
+		if failed, passedOver := result.(error); passedOver {
+			err = failed // by every replica alike
+		} else if err == nil && !ok {
+			err = raftlog.ErrUnknown // raft had applied the entry in an earlier life
 		}
 		p.took(time.Since(b.proposed))
 		p.metrics.answered(err)

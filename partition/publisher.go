@@ -61,7 +61,7 @@ func (p *Partition) Attach(session SessionID, reply Replier) *Publisher {
 // Open proposes the session.
 func (pub *Publisher) Open() { pub.push(item{kind: kindOpen, message: message{from: pub}}) }
 
-// Detach proposes to forget the session. There is no answer.
+// Detach proposes to forget the session, if the queue has room. There is no answer.
 func (pub *Publisher) Detach() { pub.push(item{kind: kindClose, message: message{from: pub}}) }
 
 // Publish queues one message. name, room and payload are copied; room and
@@ -88,8 +88,11 @@ func (pub *Publisher) push(it item) {
 		return
 	}
 	err := pub.partition.queue.push(it)
-	if err == nil {
+	switch {
+	case err == nil:
 		pub.underway++
+		return
+	case it.kind == kindClose:
 		return
 	}
 	pub.partition.metrics.refused(err)

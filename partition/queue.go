@@ -15,7 +15,7 @@ type item struct {
 // number of bytes; beyond them push answers ErrOverloaded. Safe for concurrent use.
 type queue struct {
 	max  int64
-	wake chan struct{} // one token: there may be something to take
+	wake chan struct{} // one token: something came into the empty queue
 
 	mu     sync.Mutex
 	items  []item
@@ -24,8 +24,12 @@ type queue struct {
 	closed error
 }
 
-// itemCost is what an item costs beside its bytes.
-const itemCost = 128
+// itemCost is what an item costs in memory beside its bytes, entryCost what it
+// may cost in an entry: a run, a record, a session, the head of a block.
+const (
+	itemCost  = 128
+	entryCost = 64
+)
 
 // arenaSize is the step in which the queue allocates. Items of one step share
 // their fate: its memory is free when all of them are answered.
@@ -67,8 +71,9 @@ func (q *queue) keep(b []byte) []byte {
 	return q.arena[at:len(q.arena):len(q.arena)]
 }
 
-// take waits for items and appends the first ones to into: all of one kind and
-// of about maxBytes together, at least one.
+// take waits for items and appends the first ones to into: all of one kind, and
+// making an entry of at most maxBytes together or, if the first is larger, that
+// one alone.
 func (q *queue) take(ctx context.Context, maxBytes int, into []item) ([]item, error) {
 	for {
 		if into = q.takeNow(maxBytes, into); len(into) > 0 {
@@ -88,10 +93,10 @@ func (q *queue) takeNow(maxBytes int, into []item) []item {
 	n := 0
 	for n < len(q.items) && q.items[n].kind == q.items[0].kind {
 		size := q.items[n].size()
-		if n > 0 && size > maxBytes {
+		if n > 0 && size+entryCost > maxBytes {
 			break
 		}
-		maxBytes -= size
+		maxBytes -= size + entryCost
 		q.bytes -= int64(size) + itemCost
 		n++
 	}
@@ -101,11 +106,6 @@ func (q *queue) takeNow(maxBytes int, into []item) []item {
 		q.items = nil
 		if len(q.arena) > 0 && cap(q.arena)-len(q.arena) < arenaSize/2 {
 			q.arena = nil
-		}
-	} else {
-		select { // more is left for the next call
-		case q.wake <- struct{}{}:
-		default:
 		}
 	}
 	return into

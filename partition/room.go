@@ -13,6 +13,7 @@ type room struct {
 	last   Seq
 	time   int64 // of the last message; the next is never earlier
 	places []place
+	entry  raftlog.Index // the last one with a block for the room
 }
 
 // place says where in the log some of a room's messages lie: seq first and
@@ -23,8 +24,8 @@ type place struct {
 	time  int64
 }
 
-// find returns the number of the place that holds seq, which the room has.
-func (r *room) find(seq Seq) int {
+// find returns the place that holds seq, which the room has, and its last seq.
+func (r *room) find(seq Seq) (p place, last Seq) {
 	i, found := slices.BinarySearchFunc(r.places, seq, func(p place, s Seq) int {
 		switch {
 		case p.first < s:
@@ -37,7 +38,10 @@ func (r *room) find(seq Seq) int {
 	if !found {
 		i--
 	}
-	return i
+	if i+1 < len(r.places) {
+		return r.places[i], r.places[i+1].first - 1
+	}
+	return r.places[i], r.last
 }
 
 // at returns the first seq published at or after time t, or the seq behind the

@@ -25,8 +25,8 @@ func (s *session) forget(floor Counter) {
 	if floor <= s.floor {
 		return
 	}
-	n := min(int(floor-s.floor), len(s.answers))
-	s.floor += Counter(n)
+	n := min(floor-s.floor, Counter(len(s.answers))) // a client may send any floor
+	s.floor += n
 	s.answers = s.answers[n:]
 	if len(s.answers) == 0 {
 		s.answers = nil

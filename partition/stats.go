@@ -98,6 +98,7 @@ func (p *Partition) Watch(room string) (delivered func(published int64, messages
 			p.metrics.subscribed(-1)
 			if w.subscribers--; w.subscribers == 0 {
 				delete(p.watched, room)
+				p.wake(room)
 			}
 		}
 }
@@ -139,7 +140,7 @@ func (a *ages) turn(now time.Time) {
 	case since > 2*agesPeriod:
 		a.now, a.before, a.started = [ageBuckets]uint32{}, [ageBuckets]uint32{}, now
 	case since > agesPeriod:
-		a.before, a.now, a.started = a.now, [ageBuckets]uint32{}, now
+		a.before, a.now, a.started = a.now, [ageBuckets]uint32{}, a.started.Add(agesPeriod)
 	}
 }
 

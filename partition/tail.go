@@ -11,6 +11,9 @@ type tail struct {
 	rooms   map[string][]Block
 }
 
+// blockCost is what a block costs in memory beside its data.
+const blockCost = 192
+
 type tailEntry struct {
 	size  int64
 	rooms []string
@@ -28,7 +31,7 @@ func (t *tail) add(blocks []Block) {
 	e := tailEntry{rooms: make([]string, len(blocks))}
 	for i, b := range blocks {
 		e.rooms[i] = b.Room
-		e.size += int64(len(b.Data))
+		e.size += int64(len(b.Data)) + blockCost
 		t.rooms[b.Room] = append(t.rooms[b.Room], b)
 	}
 	t.entries = append(t.entries, e)
