@@ -100,8 +100,7 @@ func Open(cfg Config) (*Group, error) {
 	if cfg.RingBytes == 0 {
 		cfg.RingBytes = defaultRing
 	}
-	g := &Group{cfg: cfg, log: cfg.Logger.With("group", cfg.ID), fsm: &fsm{machine: cfg.Machine}}
-	g.cfg.Logger = g.log
+	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine}}
 	g.stuck.limit = 3 * cfg.Heartbeat
 	g.leader.Store(&leadership{})
 	g.ctx, g.cancel = context.WithCancel(context.Background())

@@ -25,7 +25,7 @@ var repeated = []string{
 	"failed to heartbeat", "failed to appendEntries", "failed to pipeline appendEntries", "failed to start pipeline",
 	"failed to make requestVote RPC", "failed to make requestPreVote RPC", "failed to decode incoming command",
 	"pipelining replication", "aborting pipeline", "appendEntries rejected", "failed to contact", "rejecting",
-	"election timeout reached", "pre-vote",
+	"election timeout reached", "starting election", "pre-vote",
 }
 
 func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {

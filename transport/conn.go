@@ -45,9 +45,6 @@ func (c *conn) serve() error {
 	if err != nil {
 		return err
 	}
-	c.server.admit(c)
-	defer c.server.forget(c)
-
 	ctx, cancel := context.WithCancelCause(c.server.ctx)
 	defer cancel(nil)
 	fail := func(err error) {
@@ -73,19 +70,21 @@ func (c *conn) serve() error {
 	}
 }
 
-// hello reads the first frame of the first stream and answers it.
+// hello reads the first frame of the first stream and answers it, all within
+// helloTimeout.
 func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
 	ctx, cancel := context.WithTimeout(c.server.ctx, helloTimeout)
 	defer cancel()
 	stream, err := c.quic.AcceptStream(ctx)
 	if err != nil {
-		return nil, nil, refuse(wire.CodeProtocol, "no hello within %v", helloTimeout)
+		return nil, nil, c.noHello(err)
 	}
-	stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	stop := abortWith(ctx, stream)
+	defer stop()
 	in := wire.NewReader(stream, wire.MaxSmallFrame)
 	typ, body, err := in.Next()
 	if err != nil {
-		return nil, nil, refuse(wire.CodeProtocol, "hello: %v", err)
+		return nil, nil, c.noHello(err)
 	}
 	if typ != wire.TypeHello {
 		return nil, nil, refuse(wire.CodeProtocol, "the first frame was %v, not hello", typ)
@@ -103,8 +102,6 @@ func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
 		return nil, nil, refuse(wire.CodeProtocol, "%v", err)
 	}
 	c.name = hello.Name
-	stream.SetReadDeadline(time.Time{})
-
 	clusterMap, _ := c.server.currentMap()
 	welcome := wire.Welcome{
 		Version: wire.Version,
@@ -112,10 +109,28 @@ func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
 		Limits:  wire.Limits{Payload: wire.MaxPayload, Window: wire.MaxWindow, Subscriptions: maxSubscriptions},
 		Map:     clusterMap,
 	}
-	if _, err := stream.Write(wire.Append(nil, &welcome)); err != nil {
-		return nil, nil, err
+	if _, err := stream.Write(wire.Append(nil, &welcome)); err != nil || !stop() {
+		return nil, nil, c.noHello(err)
 	}
 	return stream, in, nil
+}
+
+// noHello says why there was none: the node stops, or the client was too slow
+// or spoke nonsense.
+func (c *conn) noHello(err error) error {
+	if c.server.ctx.Err() != nil {
+		return c.server.ctx.Err()
+	}
+	return refuse(wire.CodeProtocol, "no hello within %v: %v", helloTimeout, err)
+}
+
+// abortWith ends a stream with ctx, until stop is called; stop returns false if
+// ctx has ended already.
+func abortWith(ctx context.Context, stream *quic.Stream) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		stream.CancelRead(quic.StreamErrorCode(wire.CodeGoingAway))
+		stream.CancelWrite(quic.StreamErrorCode(wire.CodeGoingAway))
+	})
 }
 
 // readControl answers pings. The end of the stream ends the connection.
@@ -150,7 +165,7 @@ func (c *conn) announce(ctx context.Context, out *outbox) {
 			out.put(&told)
 		case <-draining:
 			draining = nil
-			out.put(&wire.GoAway{})
+			out.put(&wire.GoAway{Delay: uint64(c.server.cfg.Leave.Milliseconds())})
 		case <-ctx.Done():
 			return
 		}
@@ -160,10 +175,7 @@ func (c *conn) announce(ctx context.Context, out *outbox) {
 // serveStream finds out what a stream is for and serves it. An error ends the
 // connection.
 func (c *conn) serveStream(ctx context.Context, stream *quic.Stream) error {
-	stop := context.AfterFunc(ctx, func() {
-		stream.CancelRead(quic.StreamErrorCode(wire.CodeGoingAway))
-		stream.CancelWrite(quic.StreamErrorCode(wire.CodeGoingAway))
-	})
+	stop := abortWith(ctx, stream)
 	defer stop()
 	in := wire.NewReader(stream, wire.MaxSmallFrame)
 	stream.SetReadDeadline(time.Now().Add(helloTimeout))
@@ -201,6 +213,7 @@ func (c *conn) malformed(err error) error {
 
 // end writes the last frame of a stream and closes both its directions.
 func end(stream *quic.Stream, f wire.Frame) {
+	stream.SetWriteDeadline(time.Now().Add(drainTimeout))
 	stream.Write(wire.Append(nil, f))
 	stream.Close()
 	stream.CancelRead(quic.StreamErrorCode(wire.CodeNone))

@@ -122,7 +122,7 @@ func TestCodeOf(t *testing.T) {
 	}
 }
 
-// sent returns the frames that a lane has put into its outbox.
+// sent returns the frames that have been put into its outbox.
 func sent(o *outbox) (frames []wire.Type, acks []wire.Acks, refused []wire.Refused) {
 	in := wire.NewReader(bytes.NewReader(o.buf), wire.MaxSmallFrame)
 	for {
@@ -149,10 +149,10 @@ func sent(o *outbox) (frames []wire.Type, acks []wire.Acks, refused []wire.Refus
 }
 
 // One frame carries all acks of a time; retries stand apart with the time they got.
-func TestLaneGroupsAcks(t *testing.T) {
+func TestAnswersGroupAcks(t *testing.T) {
 	o := newOutbox(io.Discard, nil)
-	l := &lane{partition: 3, out: o}
-	l.Acked([]partition.Answer{
+	a := &answers{partition: 3, attach: 2, out: o}
+	a.Acked([]partition.Answer{
 		{Counter: 4, Count: 1, Seq: 9, Time: 5, Duplicate: true},
 		{Counter: 5, Count: 10, Seq: 10, Time: 7},
 		{Counter: 15, Count: 1, Seq: 2, Time: 7},
@@ -169,32 +169,32 @@ func TestLaneGroupsAcks(t *testing.T) {
 }
 
 // However many rooms take turns, no frame is larger than a client must accept.
-func TestLaneSplitsAcks(t *testing.T) {
+func TestAnswersSplitAcks(t *testing.T) {
 	o := newOutbox(io.Discard, nil)
-	l := &lane{partition: 4095, out: o}
-	answers := make([]partition.Answer, wire.MaxWindow)
-	for i := range answers {
-		answers[i] = partition.Answer{Counter: math.MaxUint64 - partition.Counter(2*i), Count: 1, Seq: math.MaxUint64, Time: 1}
+	a := &answers{partition: 4095, out: o}
+	all := make([]partition.Answer, wire.MaxWindow)
+	for i := range all {
+		all[i] = partition.Answer{Counter: math.MaxUint64 - partition.Counter(2*i), Count: 1, Seq: math.MaxUint64, Time: 1}
 	}
-	l.Acked(answers)
+	a.Acked(all)
 	_, acks, _ := sent(o)
 	runs := 0
-	for _, a := range acks {
-		runs += len(a.Runs)
+	for _, f := range acks {
+		runs += len(f.Runs)
 	}
-	if runs != len(answers) {
-		t.Errorf("%d runs arrived, want %d", runs, len(answers))
+	if runs != len(all) {
+		t.Errorf("%d runs arrived, want %d", runs, len(all))
 	}
 }
 
-func TestLaneRefuses(t *testing.T) {
+func TestAnswersRefuse(t *testing.T) {
 	o := newOutbox(io.Discard, nil)
-	l := &lane{partition: 3, out: o}
-	l.Refused(partition.Refusal{
+	a := &answers{partition: 3, attach: 2, out: o}
+	a.Refused(partition.Refusal{
 		Counter: 8, Err: &partition.OutOfOrderError{Got: 8, Want: 6}, Maybe: true, RetryAfter: 20 * time.Millisecond,
 	})
 	_, _, refused := sent(o)
-	if len(refused) != 1 || refused[0].Counter != 8 || refused[0].Code != wire.CodeOutOfOrder || refused[0].Want != 6 ||
+	if len(refused) != 1 || refused[0].Counter != 8 || refused[0].Attach != 2 || refused[0].Code != wire.CodeOutOfOrder || refused[0].Want != 6 ||
 		!refused[0].Maybe || refused[0].RetryAfter != 20 || refused[0].Reason == "" {
 		t.Errorf("refused = %+v", refused)
 	}

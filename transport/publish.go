@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -19,18 +20,24 @@ var (
 // badRoomError carries what is wrong with a room name.
 type badRoomError struct{ error }
 
+// drainTimeout is how long the last answers of a publish stream may take to be
+// read after its end.
+const drainTimeout = 5 * time.Second
+
 // servePublish serves a publish stream, which began with the Attach in body.
 // A partition's trouble never stops the reading: its publishes are refused, the
 // others go on.
 func (c *conn) servePublish(stream *quic.Stream, in *wire.Reader, body []byte) error {
 	if c.publishing.Swap(true) {
-		return c.malformed(errors.New("a connection has one publish stream"))
+		end(stream, &wire.Error{Code: wire.CodeTooManyStreams, Reason: "a connection has one publish stream"})
+		return nil
 	}
 	defer c.publishing.Store(false)
-	var broken error
+	var unread error // set before run ends
 	out := newOutbox(stream, func(err error) {
-		broken = err // read after run has ended
+		unread = err
 		stream.CancelRead(quic.StreamErrorCode(wire.CodeSlowConsumer))
+		stream.CancelWrite(quic.StreamErrorCode(wire.CodeSlowConsumer))
 	})
 	done := make(chan struct{})
 	go func() {
@@ -42,14 +49,15 @@ func (c *conn) servePublish(stream *quic.Stream, in *wire.Reader, body []byte) e
 	if err != nil {
 		stream.CancelWrite(quic.StreamErrorCode(wire.CodeProtocol))
 	}
+	stream.SetWriteDeadline(time.Now().Add(drainTimeout))
 	<-done
 	stream.Close()
-	return errors.Join(err, broken)
+	return errors.Join(err, unread)
 }
 
 func (c *conn) readPublishes(in *wire.Reader, body []byte, out *outbox) error {
 	in.SetMax(wire.MaxPublishFrame)
-	lanes := make([]*partition.Publisher, len(c.server.cfg.Partitions))
+	lanes := make([]lane, len(c.server.cfg.Partitions))
 	typ := wire.TypeAttach
 	for {
 		if err := c.publishFrame(lanes, typ, body, out); err != nil {
@@ -62,7 +70,7 @@ func (c *conn) readPublishes(in *wire.Reader, body []byte, out *outbox) error {
 	}
 }
 
-func (c *conn) publishFrame(lanes []*partition.Publisher, typ wire.Type, body []byte, out *outbox) error {
+func (c *conn) publishFrame(lanes []lane, typ wire.Type, body []byte, out *outbox) error {
 	switch typ {
 	case wire.TypePublish:
 		m, err := wire.ParsePublish(body)
@@ -78,44 +86,57 @@ func (c *conn) publishFrame(lanes []*partition.Publisher, typ wire.Type, body []
 		if a.Partition >= uint64(len(lanes)) {
 			return fmt.Errorf("partition %d does not exist, there are %d", a.Partition, len(lanes))
 		}
-		lanes[a.Partition] = c.attach(a, out)
+		c.attach(&lanes[a.Partition], a, out)
 		return nil
 	case wire.TypeDetach:
 		d, err := wire.ParseDetach(body)
 		if err != nil {
 			return err
 		}
-		if d.Partition >= uint64(len(lanes)) || lanes[d.Partition] == nil {
+		if d.Partition >= uint64(len(lanes)) || lanes[d.Partition].publisher == nil {
 			return fmt.Errorf("detach from partition %d without attach", d.Partition)
 		}
-		lanes[d.Partition].Detach()
+		lanes[d.Partition].publisher.Detach()
 		return nil
 	}
 	return fmt.Errorf("%v does not belong on a publish stream", typ)
 }
 
-// attach begins a lane: the publishes of one session to one partition.
-func (c *conn) attach(a wire.Attach, out *outbox) *partition.Publisher {
-	lane := &lane{partition: a.Partition, out: out}
-	p := c.server.cfg.Partitions[a.Partition]
-	if p == nil {
-		return partition.Refused(lane, errNoReplica)
-	}
-	pub := p.Attach(partition.SessionID(a.Session), lane)
-	switch {
-	case !p.Group().Leading():
-		pub.Refuse(0, partition.ErrNotLeader)
-	case a.Open:
-		pub.Open()
-	default:
-		lane.Opened()
-	}
-	return pub
+// lane is what one publish stream has to do with one partition.
+type lane struct {
+	publisher *partition.Publisher // of the newest Attach, nil before the first
+	session   wire.SessionID
+	attached  uint64 // Attach frames so far
 }
 
-func (c *conn) publish(lanes []*partition.Publisher, m wire.Publish) error {
-	lane := lanes[wire.PartitionOf(m.Room, len(lanes))]
-	if lane == nil {
+// attach begins anew with a session. A session that this stream has used before
+// and leaves for a new one is forgotten: a client has one per partition.
+func (c *conn) attach(l *lane, a wire.Attach, out *outbox) {
+	if a.Open && l.publisher != nil && l.session != a.Session {
+		l.publisher.Detach()
+	}
+	l.attached++
+	l.session = a.Session
+	answers := &answers{partition: a.Partition, attach: l.attached, out: out}
+	p := c.server.cfg.Partitions[a.Partition]
+	if p == nil {
+		l.publisher = partition.Refused(answers, errNoReplica)
+		return
+	}
+	l.publisher = p.Attach(partition.SessionID(a.Session), answers)
+	switch {
+	case !p.Group().Leading():
+		l.publisher.Refuse(0, partition.ErrNotLeader)
+	case a.Open:
+		l.publisher.Open()
+	default:
+		answers.Opened()
+	}
+}
+
+func (c *conn) publish(lanes []lane, m wire.Publish) error {
+	pub := lanes[wire.PartitionOf(m.Room, len(lanes))].publisher
+	if pub == nil {
 		return errors.New("publish without attach to the room's partition")
 	}
 	name := m.Name
@@ -126,48 +147,50 @@ func (c *conn) publish(lanes []*partition.Publisher, m wire.Publish) error {
 	}
 	counter := partition.Counter(m.Counter)
 	if err := wire.CheckRoom(m.Room); err != nil {
-		lane.Refuse(counter, badRoomError{err})
+		pub.Refuse(counter, badRoomError{err})
 	} else if len(m.Payload) > wire.MaxPayload {
-		lane.Refuse(counter, errTooLarge)
+		pub.Refuse(counter, errTooLarge)
 	} else {
-		lane.Publish(counter, counter-partition.Counter(m.Behind), name, m.Room, m.Payload)
+		pub.Publish(counter, counter-partition.Counter(m.Behind), name, m.Room, m.Payload)
 	}
 	return nil
 }
 
-// lane tells a client what became of its publishes to one partition. It is the
-// partition.Replier of one Attach.
-type lane struct {
+// answers tells a client what became of its publishes to one partition. It is
+// the partition.Replier of one Attach.
+type answers struct {
 	partition uint64
+	attach    uint64 // which Attach of the stream for this partition
 	out       *outbox
 }
 
 // Opened: the session is ready.
-func (l *lane) Opened() { l.out.put(&wire.Attached{Partition: l.partition}) }
+func (a *answers) Opened() { a.out.put(&wire.Attached{Partition: a.partition, Attach: a.attach}) }
 
 // maxRuns keeps an Acks frame below wire.MaxSmallFrame.
 const maxRuns = 256
 
 // Acked sends one frame for each time among the answers, seldom more than one.
-func (l *lane) Acked(answers []partition.Answer) {
-	for len(answers) > 0 {
-		first := answers[0]
-		acks := wire.Acks{Partition: l.partition, Time: first.Time, Duplicate: first.Duplicate}
+func (a *answers) Acked(acked []partition.Answer) {
+	for len(acked) > 0 {
+		first := acked[0]
+		acks := wire.Acks{Partition: a.partition, Time: first.Time, Duplicate: first.Duplicate}
 		n := 0
-		for n < min(len(answers), maxRuns) && answers[n].Time == first.Time && answers[n].Duplicate == first.Duplicate {
-			a := answers[n]
-			acks.Runs = append(acks.Runs, wire.AckRun{Counter: uint64(a.Counter), Count: uint64(a.Count), Seq: uint64(a.Seq)})
+		for n < min(len(acked), maxRuns) && acked[n].Time == first.Time && acked[n].Duplicate == first.Duplicate {
+			r := acked[n]
+			acks.Runs = append(acks.Runs, wire.AckRun{Counter: uint64(r.Counter), Count: uint64(r.Count), Seq: uint64(r.Seq)})
 			n++
 		}
-		l.out.put(&acks)
-		answers = answers[n:]
+		a.out.put(&acks)
+		acked = acked[n:]
 	}
 }
 
 // Refused tells why nothing more is taken until the next Attach.
-func (l *lane) Refused(r partition.Refusal) {
+func (a *answers) Refused(r partition.Refusal) {
 	f := wire.Refused{
-		Partition:  l.partition,
+		Partition:  a.partition,
+		Attach:     a.attach,
 		Counter:    uint64(r.Counter),
 		Code:       codeOf(r.Err),
 		Maybe:      r.Maybe,
@@ -178,7 +201,7 @@ func (l *lane) Refused(r partition.Refusal) {
 	if errors.As(r.Err, &order) {
 		f.Want = uint64(order.Want)
 	}
-	l.out.put(&f)
+	a.out.put(&f)
 }
 
 // codeOf translates an error of package partition or of this one.

@@ -23,8 +23,9 @@ type Config struct {
 	Node     string
 	Socket   net.PacketConn // from Bind; the Server closes it
 	Cert     tls.Certificate
-	ResetKey [32]byte // fixed per node, so that a restarted node can reset old connections
-	Token    string   // what a client must show; "" lets everybody in
+	ResetKey [32]byte      // fixed per node, so that a restarted node can reset old connections
+	Leave    time.Duration // how long clients have to go by themselves when the node stops
+	Token    string        // what a client must show; "" lets everybody in
 
 	// Partitions are the replicas on this node by partition number, nil where
 	// it has none.
@@ -54,7 +55,6 @@ type Server struct {
 	tasks  sync.WaitGroup
 
 	mu         sync.Mutex
-	conns      map[*conn]struct{}
 	clusterMap wire.Map
 	mapChanged chan struct{} // closed and renewed when clusterMap changes
 	draining   chan struct{} // closed by Drain
@@ -82,7 +82,6 @@ func Serve(cfg Config) (*Server, error) {
 		cfg:        cfg,
 		socket:     cfg.Socket,
 		transport:  &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key},
-		conns:      map[*conn]struct{}{},
 		mapChanged: make(chan struct{}),
 		draining:   make(chan struct{}),
 	}
@@ -140,19 +139,6 @@ func (s *Server) serve(qc *quic.Conn) {
 		qc.CloseWithError(quic.ApplicationErrorCode(wire.CodeNone), "")
 	}
 	c.streams.Wait()
-}
-
-// admit enters a connection that has said hello.
-func (s *Server) admit(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.conns[c] = struct{}{}
-}
-
-func (s *Server) forget(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
 }
 
 // SetMap tells all clients where the partitions are.

@@ -231,7 +231,7 @@ func TestHello(t *testing.T) {
 		{"a name with a line break", wire.Append(nil, &wire.Hello{Version: wire.Version, Token: Token, Name: "a\nb"}), wire.CodeProtocol, "control character"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn := dialQUIC(t, c.Addr("n1"), c.TLS())
+			conn := dialQUIC(t, c.Addr("n1"), c.TLS(), nil)
 			str, err := conn.OpenStream()
 			if err != nil {
 				t.Fatal(err)
@@ -268,7 +268,7 @@ func TestNodeMistakes(t *testing.T) {
 	c := Start(t, 3, 2, nil)
 	m := c.members["n1"]
 	base := node.Config{
-		Name: "n1", DataDir: t.TempDir(), Listen: "127.0.0.1:0", Peer: freeTCP(t), HTTP: "127.0.0.1:0",
+		Name: "n1", DataDir: t.TempDir(), Listen: "127.0.0.1:0", Peer: freeAddr(t), HTTP: "127.0.0.1:0",
 		Members: map[string]string{"n1": m.peer, "n2": c.members["n2"].peer, "n3": c.members["n3"].peer}, Partitions: 2,
 		CA: c.ca, Cert: m.cert, Logger: logger("n1"),
 	}
@@ -330,7 +330,7 @@ func TestDataDirMistakes(t *testing.T) {
 	}{
 		{"of another node", func(cfg *node.Config) { cfg.Name, cfg.Members = "n9", map[string]string{"n9": m.peer} }, `belongs to node "n1"`},
 		{"with other partitions", func(cfg *node.Config) { cfg.Partitions = 3 }, "has 2 partitions, the configuration says 3"},
-		{"with other members", func(cfg *node.Config) { cfg.Members = map[string]string{"n1": m.peer, "n2": freeTCP(t)} }, "members cannot be changed"},
+		{"with other members", func(cfg *node.Config) { cfg.Members = map[string]string{"n1": m.peer, "n2": freeAddr(t)} }, "members cannot be changed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := node.Config{

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/roomlog/roomlog/client"
 	"github.com/roomlog/roomlog/internal/certs"
+	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/internal/node"
 	"github.com/roomlog/roomlog/transport/wire"
 )
@@ -65,7 +65,7 @@ func Start(tb testing.TB, n, partitions int, edit func(*node.Config)) *Cluster {
 		c.names = append(c.names, fmt.Sprintf("n%d", i+1))
 	}
 	for _, name := range c.names {
-		m := &member{name: name, listen: freeUDP(tb), peer: freeTCP(tb), http: freeTCP(tb), links: map[string]*link{}}
+		m := &member{name: name, listen: freeAddr(tb), peer: freeAddr(tb), http: freeAddr(tb), links: map[string]*link{}}
 		pair, err := ca.Issue(name)
 		c.must(err)
 		m.cert, err = tls.X509KeyPair(pair.Cert, pair.Key)
@@ -270,20 +270,12 @@ func (c *Cluster) Client(name string, first ...string) *client.Client {
 	return cl
 }
 
-func freeUDP(tb testing.TB) string {
-	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+// freeAddr finds an address for a listener, for TCP or UDP.
+func freeAddr(tb testing.TB) string {
+	tb.Helper()
+	addrs, err := devcluster.FreeAddrs(1)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer l.Close()
-	return l.LocalAddr().String()
-}
-
-func freeTCP(tb testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return addrs[0]
 }

@@ -28,9 +28,19 @@ type RawStream struct {
 }
 
 // DialRaw connects to a node and says hello.
-func (c *Cluster) DialRaw(node string) *Raw {
+func (c *Cluster) DialRaw(node string) *Raw { return c.dialRaw(node, nil) }
+
+// DialStingy is DialRaw of a client that has little room for what it does not read.
+func (c *Cluster) DialStingy(node string) *Raw {
+	return c.dialRaw(node, &quic.Config{
+		InitialStreamReceiveWindow: 2 << 10, MaxStreamReceiveWindow: 2 << 10,
+		InitialConnectionReceiveWindow: 4 << 20, MaxConnectionReceiveWindow: 4 << 20,
+	})
+}
+
+func (c *Cluster) dialRaw(node string, conf *quic.Config) *Raw {
 	c.tb.Helper()
-	conn := dialQUIC(c.tb, c.Addr(node), c.TLS())
+	conn := dialQUIC(c.tb, c.Addr(node), c.TLS(), conf)
 	r := &Raw{tb: c.tb, conn: conn}
 	control := r.Open(&wire.Hello{Version: wire.Version, Token: Token, Name: "raw"})
 	body := control.Expect(wire.TypeWelcome)
@@ -41,12 +51,12 @@ func (c *Cluster) DialRaw(node string) *Raw {
 	return r
 }
 
-func dialQUIC(tb testing.TB, addr string, conf *tls.Config) *quic.Conn {
+func dialQUIC(tb testing.TB, addr string, tlsConf *tls.Config, conf *quic.Config) *quic.Conn {
 	tb.Helper()
-	conf.NextProtos = []string{wire.ALPN}
+	tlsConf.NextProtos = []string{wire.ALPN}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := quic.DialAddr(ctx, addr, conf, nil)
+	conn, err := quic.DialAddr(ctx, addr, tlsConf, conf)
 	if err != nil {
 		tb.Fatalf("dial %s: %v", addr, err)
 	}

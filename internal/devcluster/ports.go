@@ -35,6 +35,17 @@ func freePorts(n int) ([]int, error) {
 	return nil, fmt.Errorf("no %d free ports found in %d to %d", n, lowestFree, highestFree)
 }
 
+// FreeAddrs finds n addresses of 127.0.0.1 on which neither TCP nor UDP is
+// bound. They are not held.
+func FreeAddrs(n int) ([]string, error) {
+	ports, err := freePorts(n)
+	addrs := make([]string, len(ports))
+	for i, port := range ports {
+		addrs[i] = address(port)
+	}
+	return addrs, err
+}
+
 // probe binds an address and lets it go.
 func probe(network, addr string) error {
 	if network == "udp" {

@@ -16,11 +16,19 @@ func streams(network *peer.Network, group uint32) func() raftlog.StreamLayer {
 	return func() raftlog.StreamLayer { return network.Streams(group) }
 }
 
-// leaderChanged is called by every group, one call at a time each.
-func (n *Node) leaderChanged(string, raftlog.Term) {
-	select {
-	case n.leaderEvents <- struct{}{}:
-	default:
+// leaderChanged returns what a partition's group calls, one call at a time,
+// when its leader or the term has changed.
+func (n *Node) leaderChanged(id int) func(string, raftlog.Term) {
+	var known string
+	return func(leader string, term raftlog.Term) {
+		if leader != known && leader != "" {
+			n.log.Info("leader", "partition", id, "leader", leader, "term", term)
+			known = leader
+		}
+		select {
+		case n.leaderEvents <- struct{}{}:
+		default:
+		}
 	}
 }
 

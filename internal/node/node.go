@@ -141,7 +141,7 @@ func (n *Node) open() (err error) {
 	}
 	clientMetrics := transport.NewMetrics()
 	n.clients, err = transport.Serve(transport.Config{
-		Node: cfg.Name, Socket: socket, Cert: cfg.Cert, ResetKey: key, Token: cfg.Token,
+		Node: cfg.Name, Socket: socket, Cert: cfg.Cert, ResetKey: key, Token: cfg.Token, Leave: leave,
 		Partitions: n.partitions, Metrics: clientMetrics, Logger: n.log,
 	})
 	if err != nil {
@@ -215,7 +215,7 @@ func (n *Node) openPartitions() (err error) {
 				Dir: n.data.partition(id), Stable: n.stable,
 				Streams: streams(n.network, uint32(id)), Links: n.network,
 				Heartbeat: n.cfg.Heartbeat, RingBytes: n.cfg.TailBytes,
-				LeaderChanged: n.leaderChanged, Fatal: n.fail, Logger: n.log,
+				LeaderChanged: n.leaderChanged(id), Fatal: n.fail, Logger: n.log.With("partition", id),
 			},
 			QueueBytes: n.cfg.QueueBytes, TailBytes: n.cfg.TailBytes, SessionTTL: n.cfg.SessionTTL,
 			Metrics: metrics, Logger: n.log,

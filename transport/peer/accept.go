@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -28,16 +29,48 @@ func (n *Network) acceptLoop() {
 			continue
 		}
 		delay = shortest
-		select {
-		case n.halfOpen <- struct{}{}:
-			if !n.own(conn) {
-				return
-			}
-			n.wg.Go(func() { n.welcome(conn) })
-		default:
+		if !n.halfOpen.take(conn) {
 			n.metrics.refused.WithLabelValues(refusedHalfOpen).Inc()
 			conn.Close()
+			continue
 		}
+		if !n.own(conn) {
+			return
+		}
+		n.wg.Go(func() { n.welcome(conn) })
+	}
+}
+
+// halfOpen counts the accepted connections that have not shaken hands yet, in
+// all and by address, so that one stranger cannot keep the members out.
+type halfOpen struct {
+	mu  sync.Mutex
+	all int
+	by  map[string]int
+}
+
+func (h *halfOpen) take(conn net.Conn) bool {
+	from := host(conn)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.all >= maxHalfOpen || h.by[from] >= maxHalfOpen/2 {
+		return false
+	}
+	if h.by == nil {
+		h.by = map[string]int{}
+	}
+	h.all++
+	h.by[from]++
+	return true
+}
+
+func (h *halfOpen) give(conn net.Conn) {
+	from := host(conn)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all--
+	if h.by[from]--; h.by[from] == 0 {
+		delete(h.by, from)
 	}
 }
 
@@ -57,7 +90,7 @@ func refuse(s status, format string, args ...any) *refusal {
 // its group.
 func (n *Network) welcome(raw net.Conn) {
 	s := n.handshake(raw)
-	<-n.halfOpen
+	n.halfOpen.give(raw)
 	if s != nil {
 		n.serve(s)
 	}

@@ -74,8 +74,9 @@ var defaultTiming = timing{
 	refused:   time.Second,
 }
 
-// maxHalfOpen bounds the accepted connections whose handshake is under way;
-// beyond it a new one is closed at once. maxDialing bounds, per other node, the
+// maxHalfOpen bounds the accepted connections whose handshake is under way, in
+// all and, half as many, from one address; beyond it a new one is closed at
+// once. maxDialing bounds, per other node, the
 // streams whose handshake this node has under way there; others wait.
 const (
 	maxHalfOpen = 64
@@ -96,7 +97,7 @@ type Network struct {
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // all goroutines of the Network
-	halfOpen chan struct{}  // a token for each handshake under way
+	halfOpen halfOpen       // handshakes under way
 	failed   chan error     // holds the first fatal finding
 
 	mu      sync.Mutex
@@ -164,7 +165,6 @@ func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
 		cfg: cfg, timing: t, log: cfg.Logger, metrics: newMetrics(), listener: listener,
 		serverTLS: serverTLS(cfg),
 		peers:     make(map[string]*peer),
-		halfOpen:  make(chan struct{}, maxHalfOpen),
 		failed:    make(chan error, 1),
 		changed:   make(chan struct{}),
 		conns:     make(map[net.Conn]struct{}),

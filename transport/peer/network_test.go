@@ -256,7 +256,7 @@ func TestGarbageOnThePort(t *testing.T) {
 func TestTooManyHalfOpen(t *testing.T) {
 	c := newCluster(t, "n1", "n2")
 	n1 := c.start("n1")
-	idle := make([]net.Conn, maxHalfOpen)
+	idle := make([]net.Conn, maxHalfOpen/2) // that many from one address
 	for i := range idle {
 		conn, err := net.Dial("tcp", c.members["n1"])
 		must(t, err)
@@ -278,6 +278,43 @@ func TestTooManyHalfOpen(t *testing.T) {
 	}
 	n2 := c.start("n2")
 	awaitUp(t, n2, "n1")
+}
+
+// One address cannot take the places of all others.
+func TestHalfOpenByAddress(t *testing.T) {
+	var h halfOpen
+	from := func(addr string) net.Conn { return addressed{addr: addr} }
+	for range maxHalfOpen / 2 {
+		if !h.take(from("10.0.0.1:1")) {
+			t.Fatal("refused below the bound")
+		}
+	}
+	if h.take(from("10.0.0.1:2")) {
+		t.Error("one address has more than its share")
+	}
+	for i := range maxHalfOpen / 2 {
+		if !h.take(from(fmt.Sprintf("10.0.1.%d:1", i))) {
+			t.Fatal("another address was refused")
+		}
+	}
+	if h.take(from("10.0.2.1:1")) {
+		t.Error("more than the bound in all")
+	}
+	h.give(from("10.0.0.1:9"))
+	if !h.take(from("10.0.0.1:3")) {
+		t.Error("a place that was given back is not free")
+	}
+}
+
+// addressed is a connection that only has an address.
+type addressed struct {
+	net.Conn
+	addr string
+}
+
+func (a addressed) RemoteAddr() net.Addr {
+	addr, _ := net.ResolveTCPAddr("tcp", a.addr)
+	return addr
 }
 
 func TestSecondProcessOfANodeIsRefused(t *testing.T) {

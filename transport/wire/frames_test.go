@@ -41,7 +41,7 @@ var samples = []struct {
 	{"map", &sampleMap},
 	{"map-empty", &Map{}},
 	{"goaway", &GoAway{Delay: 1500}},
-	{"attached", &Attached{Partition: 3}},
+	{"attached", &Attached{Partition: 3, Attach: 2}},
 	{"acks", &Acks{Partition: 3, Time: 1700000000123456789, Runs: []AckRun{{7, 3, 1000}, {10, 1, 5}}}},
 	{"acks-duplicate", &Acks{Partition: 0, Time: -1, Duplicate: true, Runs: []AckRun{{1, 8192, 1}}}},
 	{"refused", &Refused{Partition: 3, Counter: 12, Code: CodeOverloaded, RetryAfter: 100, Reason: "queue is full"}},
@@ -442,7 +442,7 @@ func frames() *rapid.Generator[Frame] {
 		case TypeGoAway:
 			return &GoAway{num()}
 		case TypeAttached:
-			return &Attached{part()}
+			return &Attached{part(), num()}
 		case TypeAcks:
 			a := &Acks{Partition: part(), Time: when(), Duplicate: yes()}
 			for range rapid.IntRange(0, 9).Draw(t, "runs") {
@@ -450,7 +450,7 @@ func frames() *rapid.Generator[Frame] {
 			}
 			return a
 		case TypeRefused:
-			return &Refused{part(), num(), Code(num()), yes(), num(), num(), text(t, 200)}
+			return &Refused{part(), num(), num(), Code(num()), yes(), num(), num(), text(t, 200)}
 		case TypeSubscribed:
 			return &Subscribed{one()}
 		case TypeDeliver:

@@ -86,17 +86,24 @@ func ParseDetach(body []byte) (Detach, error) {
 	return d, p.done()
 }
 
-// Attached answers Attach: publishes of the session are accepted.
-type Attached struct{ Partition uint64 }
+// Attached answers Attach: publishes of the session are accepted. Attach says
+// which one is meant: the stream's Attach frames for a partition count 1, 2, 3, ….
+type Attached struct {
+	Partition uint64
+	Attach    uint64
+}
 
 func (*Attached) frameType() Type { return TypeAttached }
 
-func (a *Attached) appendBody(dst []byte) []byte { return binary.AppendUvarint(dst, a.Partition) }
+func (a *Attached) appendBody(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, a.Partition)
+	return binary.AppendUvarint(dst, a.Attach)
+}
 
 // ParseAttached reads an Attached.
 func ParseAttached(body []byte) (Attached, error) {
 	p := parser{typ: TypeAttached, b: body}
-	a := Attached{Partition: p.uintMax("partition", maxPartitions)}
+	a := Attached{Partition: p.uintMax("partition", maxPartitions), Attach: p.uint("attach")}
 	return a, p.done()
 }
 
@@ -144,13 +151,15 @@ func ParseAcks(body []byte, a *Acks) error {
 	return p.done()
 }
 
-// Refused says that Counter and every later publish of the session to that
-// partition on this stream, as far as it is not acked, is refused. Maybe marks
+// Refused is the last word to an Attach, counted as in Attached: Counter and
+// every later publish that came with it is refused, as far as it is not acked.
+// The refusal of an earlier Attach may come after a later one. Maybe marks
 // a refusal after proposing: those publishes may be in the log all the same and
 // must be retried with the same counters. Otherwise this attempt left nothing
 // behind. Want is the counter to resend from, with CodeOutOfOrder.
 type Refused struct {
 	Partition  uint64
+	Attach     uint64
 	Counter    uint64
 	Code       Code
 	Maybe      bool
@@ -163,6 +172,7 @@ func (*Refused) frameType() Type { return TypeRefused }
 
 func (r *Refused) appendBody(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, r.Partition)
+	dst = binary.AppendUvarint(dst, r.Attach)
 	dst = binary.AppendUvarint(dst, r.Counter)
 	dst = binary.AppendUvarint(dst, uint64(r.Code))
 	dst = appendBool(dst, r.Maybe)
@@ -176,6 +186,7 @@ func ParseRefused(body []byte) (Refused, error) {
 	p := parser{typ: TypeRefused, b: body}
 	r := Refused{
 		Partition:  p.uintMax("partition", maxPartitions),
+		Attach:     p.uint("attach"),
 		Counter:    p.uint("counter"),
 		Code:       Code(p.uint("code")),
 		Maybe:      p.bool("maybe"),

@@ -60,9 +60,10 @@ func TestReaderSplit(t *testing.T) {
 		readSamples(t, &pieces{stream[:at:at], stream[at:]})
 	}
 	for name, src := range map[string]io.Reader{
-		"byte by byte":        iotest.OneByteReader(bytes.NewReader(stream)),
-		"halves":              iotest.HalfReader(bytes.NewReader(stream)),
-		"with the last bytes": iotest.DataErrReader(bytes.NewReader(stream)),
+		"byte by byte":            iotest.OneByteReader(bytes.NewReader(stream)),
+		"halves":                  iotest.HalfReader(bytes.NewReader(stream)),
+		"end with the last bytes": iotest.DataErrReader(bytes.NewReader(stream)),
+		"end with the last byte":  iotest.DataErrReader(iotest.OneByteReader(bytes.NewReader(stream))),
 	} {
 		t.Run(name, func(t *testing.T) { readSamples(t, src) })
 	}
