@@ -402,7 +402,7 @@ func (s *story) rawSubscribe() string {
 			line += fmt.Sprintf(" %v head=%d", f.Code, f.Head)
 		case wire.TypeRedirect:
 			f, _ := wire.ParseRedirect(body)
-			if f.Node == s.c.Leader(s.str("room", "r")) {
+			if f.Node != "" && f.Node == s.c.Leader(s.str("room", "r")) {
 				line += " to the leader"
 			}
 		case wire.TypeDeliver:
