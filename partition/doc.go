@@ -78,8 +78,9 @@ func (e *BeyondHeadError) Error() string {
 const (
 	// MaxWindow bounds the publishes of one session without an answer.
 	MaxWindow = 8192
-	// maxSessions bounds the session table.
+	// maxSessions bounds the session table, maxAnswers what it remembers: 96 MiB.
 	maxSessions = 1 << 16
+	maxAnswers  = 1 << 22
 	// maxClockStep is how far one entry can advance logical time, so that a
 	// cluster that was down for a day does not expire everybody at once.
 	maxClockStep = time.Second

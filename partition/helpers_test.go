@@ -198,6 +198,13 @@ func checkMachine(m *Machine) error {
 			return fmt.Errorf("session %x is linked one way", s.id)
 		}
 	}
+	kept := 0
+	for _, s := range m.sessions.byID {
+		kept += len(s.answers)
+	}
+	if kept != m.sessions.kept || kept > m.keep {
+		return fmt.Errorf("%d answers are kept, %d counted, limit %d", kept, m.sessions.kept, m.keep)
+	}
 	if n != len(m.sessions.byID) || n > m.limit {
 		return fmt.Errorf("%d sessions in the list, %d in the table, limit %d", n, len(m.sessions.byID), m.limit)
 	}

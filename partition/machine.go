@@ -18,6 +18,7 @@ type Machine struct {
 	sessions sessions
 	limit    int // of sessions
 	window   int // answers kept for a session
+	keep     int // answers kept for all of them
 
 	wall  int64         // newest time of an entry
 	clock time.Duration // logical time: wall time, at most a second per entry
@@ -46,6 +47,7 @@ func NewMachine() *Machine {
 		sessions: sessions{byID: map[SessionID]*session{}},
 		limit:    maxSessions,
 		window:   MaxWindow,
+		keep:     maxAnswers,
 		dropped:  map[blockID][]uint32{},
 	}
 }
@@ -193,7 +195,7 @@ func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
 		s := m.sessions.byID[ref.id]
 		if s != nil {
 			m.sessions.touch(s, m.clock)
-			s.forget(ref.floor)
+			m.sessions.forget(s, ref.floor)
 		}
 		for i := range r.count {
 			a := m.number(s, r.counter+Counter(i), e.time, &m.state[r.block])
@@ -226,10 +228,11 @@ func (m *Machine) number(s *session, c Counter, now int64, n *numbering) Answer 
 		a.Err = &OutOfOrderError{Got: c, Want: s.last + 1}
 	case c <= s.last:
 		a = repeat(s, c, hash)
-	case len(s.answers) >= m.window:
+	case len(s.answers) >= m.window, m.sessions.kept >= m.keep:
 		a.Err = ErrWindow
 	default:
-		n.give(&a, s, hash, now)
+		a.Seq, a.Time = n.give(now)
+		m.sessions.keep(s, answer{seq: a.Seq, time: a.Time, hash: hash})
 		return a
 	}
 	n.dropped = append(n.dropped, pos)
@@ -249,16 +252,14 @@ func repeat(s *session, c Counter, hash uint64) Answer {
 }
 
 // give gives the room's next number.
-func (n *numbering) give(a *Answer, s *session, hash uint64, now int64) {
+func (n *numbering) give(now int64) (Seq, int64) {
 	r := n.room
 	if n.first == 0 {
 		n.first, n.time = r.last+1, max(now, r.time)
 		r.time = n.time
 	}
 	r.last++
-	s.last++
-	a.Seq, a.Time = r.last, n.time
-	s.answers = append(s.answers, answer{seq: a.Seq, time: a.Time, hash: hash})
+	return r.last, n.time
 }
 
 // finish records where a block's messages lie.

@@ -21,7 +21,7 @@ import (
 //	raw                    an entry in hexadecimal
 //	read room=R [from=N]   what a reader gets who wants seq N first
 //	rooms, sessions, hash  what the machine holds
-//	limit sessions=N, window=N
+//	limit sessions=N, window=N, answers=N
 func TestMachine(t *testing.T) {
 	datadriven.Walk(t, "testdata/machine", func(t *testing.T, path string) {
 		s := story{ledger: newLedger()}
@@ -76,6 +76,7 @@ func (s *story) tell(t *testing.T, d *datadriven.TestData) string {
 	case "limit":
 		d.MaybeScanArgs(t, "sessions", &s.limit)
 		d.MaybeScanArgs(t, "window", &s.window)
+		d.MaybeScanArgs(t, "answers", &s.keep)
 	default:
 		d.Fatalf(t, "unknown command %q", d.Cmd)
 	}

@@ -220,7 +220,14 @@ func TestPartitionLife(t *testing.T) {
 	first := send(t, anna, told, 1, rooms...)
 	send(t, ben, toldBen, 1, "lobby", "a")
 	send(t, anna, told, 8, rooms...)
-	send(t, ben, toldBen, 2, "a", "b", "lobby") // counter 2 once more: dropped from its block
+	again := packed(time.Now().UnixNano(), // counter 2 once more: dropped from its block
+		sent{session: "ben", counter: 2, floor: 1, room: "a", payload: "m2"},
+		sent{session: "ben", counter: 3, floor: 1, room: "a", payload: "m3"},
+		sent{session: "ben", counter: 4, floor: 1, room: "lobby", payload: "m4"},
+	)
+	if out, err := r.group.Propose(again).Wait(deadline(t)); err != nil || fmt.Sprint(out.(Outcome).Blocks[0].Dropped) != "[0]" {
+		t.Fatalf("%+v, %v", out, err)
+	}
 	want := r.checkRooms(t)
 	if len(want) != 4 || len(want["lobby"]) != 8 {
 		t.Fatalf("rooms %v", want)
@@ -235,8 +242,8 @@ func TestPartitionLife(t *testing.T) {
 	if got := r.checkRooms(t); fmt.Sprint(got) != fmt.Sprint(want) || r.Status().Hash != hash {
 		t.Errorf("after a restart hash %x and rooms\n%v\nwant %x\n%v", r.Status().Hash, got, hash, want)
 	}
-	again := newEvents()
-	if acks := send(t, r.Attach(sessionID("anna"), again), again, 8, rooms...); !acks[0].Duplicate {
+	back := newEvents()
+	if acks := send(t, r.Attach(sessionID("anna"), back), back, 8, rooms...); !acks[0].Duplicate {
 		t.Errorf("a repeat after the restart: %+v", acks)
 	}
 	late := newEvents()
@@ -465,6 +472,8 @@ func TestWaitsForgotten(t *testing.T) {
 		waits = append(waits, batch.Wait)
 	}
 	watched, _ := r.Read("watched", 1, 1)
+	late, _ := r.Read("watched late", 1, 1)
+	_, leaveLate := r.Watch("watched late")
 	r.wakeLoose()
 	for _, wait := range waits {
 		receive(t, wait)
@@ -477,6 +486,11 @@ func TestWaitsForgotten(t *testing.T) {
 			return true
 		}
 	}
+	if !open(late.Wait) {
+		t.Error("a room that has a subscriber by now was woken")
+	}
+	leaveLate()
+	receive(t, late.Wait)
 	leave()
 	if !open(watched.Wait) || len(r.waits) != 1 || len(r.loose) != 0 {
 		t.Errorf("a subscriber is left and woken; %d rooms are waited for, %d loosely", len(r.waits), len(r.loose))
@@ -751,6 +765,7 @@ func TestStale(t *testing.T) {
 	}
 	p := r.Partition
 	r.close(t)
+	p.checkStale()
 	p.checkStale()
 	receive(t, fresh)
 	receive(t, p.Stale())

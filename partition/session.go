@@ -20,23 +20,11 @@ type session struct {
 	older, newer *session // by last activity
 }
 
-// forget drops the answers below floor.
-func (s *session) forget(floor Counter) {
-	if floor <= s.floor {
-		return
-	}
-	n := min(floor-s.floor, Counter(len(s.answers))) // a client may send any floor
-	s.floor += n
-	s.answers = s.answers[n:]
-	if len(s.answers) == 0 {
-		s.answers = nil
-	}
-}
-
 // sessions is the session table, in the order of last activity.
 type sessions struct {
 	byID           map[SessionID]*session
 	oldest, newest *session
+	kept           int // answers, of all sessions
 }
 
 func (t *sessions) open(id SessionID, now time.Duration) *session {
@@ -56,6 +44,7 @@ func (t *sessions) touch(s *session, now time.Duration) {
 
 func (t *sessions) close(s *session) {
 	t.unlink(s)
+	t.kept -= len(s.answers)
 	delete(t.byID, s.id)
 }
 
@@ -81,4 +70,24 @@ func (t *sessions) unlink(s *session) {
 		t.newest = s.older
 	}
 	s.older, s.newer = nil, nil
+}
+
+// keep adds the answer to the session's next counter.
+func (t *sessions) keep(s *session, a answer) {
+	s.last++
+	s.answers = append(s.answers, a)
+	t.kept++
+}
+
+// forget drops the answers below floor.
+func (t *sessions) forget(s *session, floor Counter) {
+	if floor <= s.floor {
+		return
+	}
+	n := min(floor-s.floor, Counter(len(s.answers))) // a client may send any floor
+	s.floor += n
+	t.kept -= int(n)
+	if s.answers = s.answers[n:]; len(s.answers) == 0 {
+		s.answers = nil
+	}
 }

@@ -32,7 +32,7 @@ type conn struct {
 	quic    *quic.Conn
 	streams sync.WaitGroup
 
-	name          string // the publisher name of Hello
+	name          []byte // the publisher name of Hello
 	subscriptions atomic.Int32
 	publishing    atomic.Bool
 }
@@ -101,7 +101,7 @@ func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
 	if err := wire.CheckName(hello.Name); err != nil {
 		return nil, nil, refuse(wire.CodeProtocol, "%v", err)
 	}
-	c.name = hello.Name
+	c.name = []byte(hello.Name)
 	clusterMap, _ := c.server.currentMap()
 	welcome := wire.Welcome{
 		Version: wire.Version,

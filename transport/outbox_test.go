@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/roomlog/roomlog/partition"
-	"github.com/roomlog/roomlog/raftlog"
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
@@ -106,7 +105,7 @@ func TestCodeOf(t *testing.T) {
 		{partition.ErrOverloaded, wire.CodeOverloaded},
 		{partition.ErrWindow, wire.CodeOverloaded},
 		{partition.ErrUnavailable, wire.CodeUnavailable},
-		{errors.Join(partition.ErrOutcomeUnknown, raftlog.ErrUnknown), wire.CodeUnknownOutcome},
+		{errors.Join(partition.ErrOutcomeUnknown, errors.New("leadership was lost")), wire.CodeUnknownOutcome},
 		{partition.ErrSessionExpired, wire.CodeSessionExpired},
 		{partition.ErrTooManySessions, wire.CodeTooManySessions},
 		{partition.ErrConflict, wire.CodeConflict},

@@ -141,8 +141,8 @@ func (c *conn) publish(lanes []lane, m wire.Publish) error {
 	}
 	name := m.Name
 	if len(name) == 0 {
-		name = []byte(c.name)
-	} else if err := wire.CheckName(string(name)); err != nil {
+		name = c.name
+	} else if err := wire.CheckName(name); err != nil {
 		return err
 	}
 	counter := partition.Counter(m.Counter)
