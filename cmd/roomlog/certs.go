@@ -27,7 +27,7 @@ The hosts are the names and addresses under which clients and other nodes reach 
 node; localhost and 127.0.0.1 are always among them. DIR/ca.pem is what clients
 need. DIR/ca-key.pem signs: keep it off the nodes.`,
 		Example: `  roomlog certs --out certs --node n1=10.0.0.1 --node n2=10.0.0.2 --node n3=10.0.0.3,n3.example.org`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 	}
 	cmd.Flags().StringVar(&out, "out", "", "directory to put them into")
 	cmd.Flags().StringArrayVar(&nodes, "node", nil, "a node's name, and its hosts behind a =; repeatable")

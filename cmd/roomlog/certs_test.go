@@ -66,8 +66,8 @@ func TestCerts(t *testing.T) {
 func TestCertsUsage(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct{ name, args, stderr string }{
-		{"no directory", "certs --node n1", `required flag(s) "out" not set`},
-		{"no node", "certs --out " + dir, `required flag(s) "node" not set`},
+		{"no directory", "certs --node n1", "--out is missing"},
+		{"no node", "certs --out " + dir, "--node is missing"},
 		{"a name that leads out", "certs --out " + dir + " --node ../x", "a node's name is made of"},
 		{"a name with a folder", "certs --out " + dir + " --node a/b", "a node's name is made of"},
 		{"no name", "certs --out " + dir + " --node =host", "a node's name is made of"},

@@ -153,7 +153,8 @@ func TestHTTPAddress(t *testing.T) {
 }
 
 func TestRoomShow(t *testing.T) {
-	leader, follower := named("n1"), named("n2")
+	leader, follower := threeVoters("n1", "n1", 3, 9, 9, 9), threeVoters("n2", "n1", 3, 9, 9, 9)
+	leader.partitions[0].Partition, follower.partitions[0].Partition = 2, 2
 	leader.rooms = []admin.RoomStatus{{Room: "a & b", First: 3, Last: 9, Partition: 2, Drift: 1.5, Spread: 0.5, Subscribers: 2, Rate: 4}}
 	follower.rooms = []admin.RoomStatus{{Room: "a & b", First: 1, Last: 8, Partition: 2, Drift: 2.5, Spread: 0.25, Subscribers: 3, Rate: 2}}
 	nodes := []client.Node{startNode(t, follower, "secret"), startNode(t, leader, "secret"), deadNode(t, "n3")}
@@ -168,10 +169,25 @@ subscribers  5
 drift        2.5 ms
 spread       0.5 ms
 `)
+	follower.setLeader("", 4)
+	leader.setLeader("", 4)
+	if got := ask(t, nodes, 0, "room", "show", "a & b"); got.stderr != "roomlog: warning: no leader: this may be out of date\n" || !strings.Contains(got.stdout, "messages     3 to 9\n") {
+		t.Errorf("without a leader: %s%s", got.stdout, got.stderr)
+	}
+	follower.setLeader("n3", 4)
+	leader.setLeader("n3", 4)
+	if got := ask(t, nodes, 0, "room", "show", "a & b"); !strings.Contains(got.stderr, "no leader") {
+		t.Errorf("with a leader that does not answer: %s", got.stderr)
+	}
+	leader.partitions[0].Partition, follower.partitions[0].Partition = 3, 3
+	if got := ask(t, nodes, 0, "room", "show", "unused"); !strings.Contains(got.stdout, "none known") {
+		t.Errorf("an unused room without a leader: %s", got.stdout)
+	}
+	leader.setLeader("n1", 5)
 	check(t, ask(t, nodes, 0, "room", "show", "unused", "-o", "json").stdout,
 		`{"room":"unused","first":1,"last":0,"partition":3,"drift":0,"spread":0,"subscribers":0}`+"\n")
-	if got := ask(t, nodes, 0, "room", "show", "unused"); !strings.Contains(got.stdout, "none yet") {
-		t.Errorf("an unused room: %s", got.stdout)
+	if got := ask(t, nodes, 0, "room", "show", "unused"); !strings.Contains(got.stdout, "none yet") || got.stderr != "" {
+		t.Errorf("an unused room: %s%s", got.stdout, got.stderr)
 	}
 }
 
@@ -210,6 +226,19 @@ func TestRoomList(t *testing.T) {
 		`{"room":"a","first":1,"last":1,"partition":0,"drift":1,"spread":0,"subscribers":3}
 {"room":"b","first":1,"last":2,"partition":0,"drift":9,"spread":0,"subscribers":4}
 `)
+}
+
+func TestRoomListWithoutALeader(t *testing.T) {
+	n1 := threeVoters("n1", "n1", 3, 9, 9, 9)
+	n1.partitions = append(n1.partitions, admin.PartitionStatus{Partition: 1, Term: 3})
+	nodes := []client.Node{startNode(t, n1, "secret")}
+	if got := ask(t, nodes, 0, "room", "list").stderr; got != "roomlog: warning: 1 of 2 partitions without a leader: this may be out of date\n" {
+		t.Errorf("standard error: %q", got)
+	}
+	n1.partitions = n1.partitions[:1]
+	if got := ask(t, nodes, 0, "room", "list").stderr; got != "" {
+		t.Errorf("standard error: %q", got)
+	}
 }
 
 // A room high on the list only when nodes are summed is found: nodes are asked
@@ -256,6 +285,14 @@ func TestPartitionMerge(t *testing.T) {
 			{"n2", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 8, Applied: 8, Last: 8, Voter: true, Voters: voters}},
 			{"n3", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 9, Applied: 9, Last: 9, Voter: true, Voters: voters}},
 		}, []string{"n1"}, "n1 5 9: n1 voter 0 9 down, n2 voter 8 1, n3 voter 9 0"},
+		{"nothing committed since the start", []replica{
+			{"n1", admin.PartitionStatus{Term: 5, Last: 8, Voter: true, Voters: voters}},
+			{"n2", admin.PartitionStatus{Term: 5, Last: 9, Voter: true, Voters: voters}},
+		}, []string{"n3"}, " 5 0: n1 voter 8 0, n2 voter 8 0, n3 voter 0 9 down"},
+		{"a follower has more than its leader", []replica{
+			{"n1", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 8, Applied: 8, Last: 8, Voter: true, Voters: voters}},
+			{"n2", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 8, Applied: 8, Last: 9, Voter: true, Voters: voters}},
+		}, []string{"n3"}, "n1 5 8: n1 voter 8 0, n2 voter 8 0, n3 voter 0 8 down"},
 		{"an election", []replica{
 			{"n2", admin.PartitionStatus{Leader: "", Term: 6, Commit: 8, Applied: 8, Last: 8, Voter: true}},
 			{"n3", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 9, Applied: 9, Last: 9, Voter: true}},
@@ -351,6 +388,14 @@ func TestPartitionTransferFollowsTheLeader(t *testing.T) {
 	got := ask(t, nodes, 0, "partition", "transfer", "0", "--to", "n1").stdout
 	if !strings.Contains(got, "leader     n1\nterm       5\n") {
 		t.Errorf("transfer: %s", got)
+	}
+}
+
+func TestPartitionTransferWithoutALeader(t *testing.T) {
+	nodes := []client.Node{startNode(t, threeVoters("n1", "", 3, 9, 9, 9), "secret"), deadNode(t, "n2"), deadNode(t, "n3")}
+	got := ask(t, nodes, 1, "partition", "transfer", "0", "--to", "n1", "--timeout", "300ms")
+	if !strings.Contains(got.stderr, "partition 0: there is no leader") || strings.Contains(got.stderr, `""`) {
+		t.Errorf("stderr %q", got.stderr)
 	}
 }
 

@@ -222,7 +222,7 @@ func settingKeys() []string {
 // unknownVariables warns of ROOMLOG_* variables that set nothing: typing errors
 // mostly, yet Kubernetes makes some of its own, so they are no errors.
 func unknownVariables(environ []string) []string {
-	known := []string{"ROOMLOG_PROFILE", "ROOMLOG_CONFIG"}
+	known := []string{"ROOMLOG_PROFILE", "ROOMLOG_CONFIG", "ROOMLOG_SERVER", "ROOMLOG_SERVERS"}
 	for _, key := range settingKeys() {
 		known = append(known, envName(key))
 	}

@@ -11,7 +11,7 @@ func newConfig(a *app) *cobra.Command {
 		Long: `Print what "roomlog serve" would be configured with when called with the same
 flags, variables and file, and where each value comes from. The token is masked.
 A value that serve would refuse is an error.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	addSettingFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -24,10 +25,11 @@ out. The directory keeps certificates, settings and data; called again, dev goes
 on with them.
 
 A node that dies stays dead, unless --restart: "roomlog serve --config
-DIR/n1/config.yaml" brings it back.`,
+DIR/n1/config.yaml" brings it back, and it then lives on when dev ends. What a
+node prints is in DIR/n1/log.`,
 		Example: `  roomlog dev
   roomlog dev --data /tmp/cluster --nodes 1 --base-port 0`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&opts.Dir, "data", "roomlog-dev", "directory of the cluster")
@@ -66,19 +68,26 @@ DIR/n1/config.yaml" brings it back.`,
 // directory.
 func prepareDev(opts devcluster.Options, given func(flag string) bool) (*devcluster.Layout, error) {
 	for _, f := range []struct {
-		name  string
-		value *int
-		least int
-	}{{"nodes", &opts.Nodes, 1}, {"partitions", &opts.Partitions, 1}, {"base-port", &opts.BasePort, 0}} {
+		name        string
+		value       *int
+		least, most int
+	}{
+		{"nodes", &opts.Nodes, 1, devcluster.MaxNodes},
+		{"partitions", &opts.Partitions, 1, maxPartitions},
+		{"base-port", &opts.BasePort, 0, maxBasePort},
+	} {
 		switch {
 		case !given(f.name):
 			*f.value = 0
-		case *f.value < f.least:
-			return nil, usagef("--%s %d: give a number from %d up", f.name, *f.value, f.least)
+		case *f.value < f.least || *f.value > f.most:
+			return nil, usagef("--%s %d: give a number from %d to %d", f.name, *f.value, f.least, f.most)
 		}
 	}
 	if given("base-port") && opts.BasePort == 0 {
 		opts.BasePort = devcluster.FreePorts
+	}
+	if err := checkNewPorts(opts); err != nil {
+		return nil, fmt.Errorf("cannot start a cluster in %s: %w", opts.Dir, err)
 	}
 	layout, err := devcluster.Prepare(opts)
 	if err != nil {
@@ -88,6 +97,28 @@ func prepareDev(opts devcluster.Options, given func(flag string) bool) (*devclus
 		return nil, fmt.Errorf("cannot start the cluster of %s: %w", layout.Dir, err)
 	}
 	return layout, nil
+}
+
+// maxBasePort leaves room for the ports of as many nodes as there can be.
+const maxBasePort = 65535 - 20 - devcluster.MaxNodes
+
+// checkNewPorts looks at the ports of a cluster that is still to be laid out, so
+// that a directory is not filled in vain.
+func checkNewPorts(opts devcluster.Options) error {
+	if opts.BasePort == devcluster.FreePorts {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(opts.Dir, "profile.yaml")); err == nil {
+		return nil // it has ports of its own
+	}
+	base := cmp.Or(opts.BasePort, devcluster.DefaultBasePort)
+	var planned devcluster.Layout
+	for i := range cmp.Or(opts.Nodes, devcluster.DefaultNodes) {
+		at := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port+i) }
+		planned.Nodes = append(planned.Nodes, devcluster.Node{Name: fmt.Sprintf("n%d", i+1),
+			Listen: at(base), Peer: at(base + 10), HTTP: at(base + 20)})
+	}
+	return planned.CheckPorts()
 }
 
 // processes is a devcluster.Cluster, or a test's.
@@ -175,7 +206,8 @@ func (d *dev) printHints(w io.Writer) {
 	}
 	self := os.Args[0]
 	fmt.Fprintf(w, `
-%d partitions, data in %s, GOMAXPROCS=%s for each node (%s).
+%s, data in %s, GOMAXPROCS=%s for each node (%s).
+What a node prints is in %s.
 The profile for clients is %s
 
 In another terminal:
@@ -184,8 +216,8 @@ In another terminal:
   echo hello | %s publish lobby
   %s partition list
 
-Ctrl-C stops the cluster.
-`, d.layout.Partitions, d.layout.Dir, procs, why, profile, profile, self, self, self)
+Ctrl-C stops these processes; a node brought back by hand with serve lives on.
+`, plural(d.layout.Partitions, "partition"), d.layout.Dir, procs, why, filepath.Join(d.layout.Dir, "NODE", "log"), profile, profile, self, self, self)
 }
 
 const (

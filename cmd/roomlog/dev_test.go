@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -89,7 +90,8 @@ func TestDevPrintsItsNodes(t *testing.T) {
 			t.Errorf("%v, printed\n%s%s, want\n%s", err, stdout, stderr, want)
 		}
 		stdout, _, err = runDev(t, "text", &fakeProcesses{}, false, time.Hour, nil)
-		for _, want := range []string{"103  127.0.0.1:7402", "d/profile.yaml", "subscribe lobby", "GOMAXPROCS="} {
+		for _, want := range []string{"103  127.0.0.1:7402", "d/profile.yaml", "subscribe lobby", "GOMAXPROCS=",
+			"16 partitions", "d/NODE/log", "Ctrl-C stops these processes; a node brought back by hand with serve lives on."} {
 			if err != nil || !strings.Contains(stdout.String(), want) {
 				t.Errorf("%v, printed %s, want %q in it", err, stdout, want)
 			}
@@ -192,15 +194,21 @@ func TestDevRefusesBeforeItStarts(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		{"no nodes", []string{"--nodes", "0"}, 2, "--nodes 0: give a number from 1 up"},
-		{"no partitions", []string{"--partitions", "0"}, 2, "--partitions 0: give a number from 1 up"},
-		{"a port below 0", []string{"--base-port", "-1"}, 2, "--base-port -1: give a number from 0 up"},
-		{"too many nodes", []string{"--nodes", "11"}, 1, "a local cluster has 1 to 10"},
+		{"no nodes", []string{"--nodes", "0"}, 2, "--nodes 0: give a number from 1 to 10"},
+		{"no partitions", []string{"--partitions", "0"}, 2, "--partitions 0: give a number from 1 to 4096"},
+		{"a port below 0", []string{"--base-port", "-1"}, 2, "--base-port -1: give a number from 0 to 65505"},
+		{"a port too high", []string{"--base-port", "70000"}, 2, "--base-port 70000: give a number from 0 to 65505"},
+		{"too many partitions", []string{"--partitions", "5000"}, 2, "--partitions 5000: give"},
+		{"too many nodes", []string{"--nodes", "99"}, 2, "--nodes 99: give a number from 1 to 10"},
 		{"a port in use", []string{"--base-port", fmt.Sprint(port - 10)}, 1, fmt.Sprintf("tcp port %d (peer of n1) is in use", port)},
-		{"arguments", []string{"x"}, 2, "unknown command"},
+		{"arguments", []string{"x"}, 2, "takes no arguments"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := run(t, nil, append([]string{"dev", "--data", t.TempDir()}, tt.args...)...)
+			dir := t.TempDir()
+			got := run(t, nil, append([]string{"dev", "--data", dir}, tt.args...)...)
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left in the directory: %v, %v", left, err)
+			}
 			if got.code != tt.code || !strings.Contains(got.stderr, tt.stderr) {
 				t.Errorf("exit %d, stderr %q, want %d and %q", got.code, got.stderr, tt.code, tt.stderr)
 			}

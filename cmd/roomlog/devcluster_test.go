@@ -161,6 +161,59 @@ func TestDevCluster(t *testing.T) {
 	follower.interrupt()
 	follower.ends(t, 0)
 
+	// As in "subscribe lobby | head -1": no message comes after the reader has gone.
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := make(chan int)
+	go func() {
+		root := newRoot()
+		root.SetOut(in)
+		root.SetErr(io.Discard)
+		root.SetArgs(with("subscribe", "lobby"))
+		head <- execute(t.Context(), root)
+	}()
+	if !bufio.NewScanner(out).Scan() {
+		t.Error("no line from the pipe")
+	}
+	out.Close()
+	if code := <-head; code != 0 {
+		t.Errorf("with a closed output: exit %d", code)
+	}
+	in.Close()
+
+	// Servers that refuse us, or that we do not trust, say more than a dead one.
+	for advice, flag := range map[string][]string{
+		"the token is wrong or missing; check --token":        {"--token", "x"},
+		"the server's certificate is not trusted; check --ca": {"--ca", filepath.Join(pair(t), "ca.pem")},
+	} {
+		refused := startCommand(t, "", with(append([]string{"room", "list", "--timeout", "500ms"}, flag...)...)...)
+		refused.ends(t, 1)
+		if got := refused.stderr.String(); !strings.HasPrefix(got, "roomlog: cannot connect: "+advice) {
+			t.Errorf("%v: %s", flag, got)
+		}
+	}
+
+	// Without a majority no leader is left, once the last one has noticed: a
+	// subscription that needs its word ends, and not as if all were well.
+	if err := syscall.Kill(pids["n2"], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		now := startCommand(t, "", with("subscribe", "lobby", "--from", "now", "--idle-exit", "10ms", "--timeout", "1s")...)
+		if <-now.code == 1 {
+			break
+		}
+	}
+	for _, from := range [][]string{{"--from", "now"}, {"--from", "2026-11-23T18:00:00Z"}, {"--after", "4", "--idle-exit", "10ms"}} {
+		lost := startCommand(t, "", with(append([]string{"subscribe", "lobby", "--timeout", "500ms"}, from...)...)...)
+		lost.ends(t, 1)
+		if got := lost.stderr.String(); !strings.Contains(got, errNoLeader.Error()) {
+			t.Errorf("%v: %s", from, got)
+		}
+	}
+
 	dev.interrupt()
 	dev.ends(t, 0)
 	if told := fmt.Sprintf("n1 (process %d) has ended: signal: killed", pids["n1"]); !strings.Contains(dev.stderr.String(), told) {
@@ -184,7 +237,8 @@ func TestNoServer(t *testing.T) {
 	for _, args := range [][]string{{"publish", "r"}, {"subscribe", "r"}, {"replay", trace}} {
 		t.Run(args[0], func(t *testing.T) {
 			got := run(t, nil, append(args, "--server", "127.0.0.1:1", "--timeout", "200ms")...)
-			if got.code != 1 || !strings.Contains(got.stderr, "connect to 127.0.0.1:1") {
+			if got.code != 1 || !strings.Contains(got.stderr, "cannot connect: no server answers; is the cluster running") ||
+				!strings.Contains(got.stderr, "roomlog: 127.0.0.1:1: nothing listens there") {
 				t.Errorf("exit %d, stderr %q", got.code, got.stderr)
 			}
 		})

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/roomlog/roomlog/client"
 	"github.com/roomlog/roomlog/transport/admin"
@@ -25,6 +26,16 @@ const transferPoll = 100 * time.Millisecond
 
 func newPartition(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "partition", Short: "Look at partitions, move their leaders"}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		// A negative number looks like a flag.
+		if none, ok := errors.AsType[*pflag.NotExistError](err); ok {
+			if _, bad := strconv.Atoi(none.GetSpecifiedShortnames()); bad == nil {
+				_, err := partitionArg("-" + none.GetSpecifiedShortnames())
+				return err
+			}
+		}
+		return flagError(cmd, err)
+	})
 	cmd.AddCommand(newPartitionList(a), newPartitionShow(a), newPartitionTransfer(a))
 	return cmd
 }
@@ -36,7 +47,7 @@ func newPartitionList(a *app) *cobra.Command {
 		Long: `List the partitions. Commit, applied, first and last are indexes of the
 partition's log. Behind a replica's name stands how many entries it has still to
 apply, or "down" if its node does not answer.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.cluster(cmd.Context())
 			if err != nil {
@@ -56,7 +67,7 @@ func newPartitionShow(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show N",
 		Short: "Show one partition",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArg("N"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := partitionArg(args[0])
 			if err != nil {
@@ -82,7 +93,7 @@ func newPartitionTransfer(a *app) *cobra.Command {
 		Short: "Hand leadership of a partition to another node",
 		Long: `Hand leadership of a partition to another node, and wait until that node leads.
 Publishers notice a pause of some milliseconds.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("N"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := partitionArg(args[0])
 			if err != nil {
@@ -221,7 +232,7 @@ type replica struct {
 
 // mergePartition makes one view of a partition. The leader's numbers count;
 // without its answer those of the replica that has come furthest. Nodes that
-// are down are listed if they vote.
+// are down are listed if they vote: they have the whole log still to apply.
 func mergePartition(replicas []replica, down []string) partitionView {
 	lead := slices.MaxFunc(replicas, func(a, b replica) int {
 		return cmp.Or(
@@ -243,13 +254,22 @@ func mergePartition(replicas []replica, down []string) partitionView {
 		lag := lead.Commit - min(lead.Commit, r.Applied)
 		v.Replicas = append(v.Replicas, replicaView{Node: r.node, Role: role, Match: min(r.Last, lead.Last), Lag: lag})
 	}
+	known := lead.Last
+	if !v.led() {
+		known = slices.MaxFunc(replicas, func(a, b replica) int { return cmp.Compare(a.Last, b.Last) }).Last
+	}
 	for _, node := range down {
 		if slices.Contains(lead.Voters, node) {
-			v.Replicas = append(v.Replicas, replicaView{Node: node, Role: "voter", Lag: lead.Commit, down: true})
+			v.Replicas = append(v.Replicas, replicaView{Node: node, Role: "voter", Lag: known, down: true})
 		}
 	}
 	slices.SortFunc(v.Replicas, func(a, b replicaView) int { return cmp.Compare(a.Node, b.Node) })
 	return v
+}
+
+// led tells whether the leader is known and has answered.
+func (v partitionView) led() bool {
+	return slices.ContainsFunc(v.Replicas, func(r replicaView) bool { return r.Node == v.Leader && !r.down })
 }
 
 func compareBool(a, b bool) int {
@@ -282,6 +302,9 @@ func (c *cluster) transfer(ctx context.Context, n int, to string) (partitionView
 		}
 		select {
 		case <-ctx.Done():
+			if v.Leader == "" {
+				return v, fmt.Errorf("partition %d: there is no leader that could hand over to %s; most of its nodes must run", n, to)
+			}
 			return v, fmt.Errorf("partition %d: still led by %q, not %s: %w", n, v.Leader, to, cmp.Or(lastErr, ctx.Err()))
 		case <-time.After(transferPoll):
 		}

@@ -43,6 +43,7 @@ func TestProfile(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		env  string
+		vars map[string]string
 		args []string
 		want profile
 	}{
@@ -56,10 +57,20 @@ func TestProfile(t *testing.T) {
 			want: profile{Servers: own.Servers, CA: "my.pem", Token: "other"}},
 		{name: "token taken away", env: path, args: []string{"--token="},
 			want: profile{Servers: own.Servers, CA: own.CA}},
+		{name: "variables over the profile", env: path,
+			vars: map[string]string{"ROOMLOG_SERVER": "a:1,b:2", "ROOMLOG_CA": "my.pem", "ROOMLOG_TOKEN": "other"},
+			want: profile{Servers: []string{"a:1", "b:2"}, CA: "my.pem", Token: "other"}},
+		{name: "another name for the servers", vars: map[string]string{"ROOMLOG_SERVERS": "a:1"}, want: profile{Servers: []string{"a:1"}}},
+		{name: "flags over variables", env: path, args: []string{"--server", "c:3", "--ca", "flag.pem", "--token="},
+			vars: map[string]string{"ROOMLOG_SERVER": "a:1,b:2", "ROOMLOG_CA": "my.pem", "ROOMLOG_TOKEN": "other"},
+			want: profile{Servers: []string{"c:3"}, CA: "flag.pem"}},
 		{name: "no profile", args: []string{"--server", "[::1]:7400"}, want: profile{Servers: []string{"[::1]:7400"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("ROOMLOG_PROFILE", tt.env)
+			for name, value := range tt.vars {
+				t.Setenv(name, value)
+			}
 			got, err := load(t, tt.args...)
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("profile = %+v, %v, want %+v", got, err, tt.want)
@@ -71,7 +82,8 @@ func TestProfile(t *testing.T) {
 func TestBadProfile(t *testing.T) {
 	for _, tt := range []struct{ name, content, want string }{
 		{"an unknown key", "servers: [a:1]\nserver: b:1\n", "profile.yaml:2: unknown key \"server\"; did you mean servers?"},
-		{"a bad server", "servers: [localhost]\n", `server "localhost": want host:port`},
+		{"a bad server", "servers: [localhost]\n", `profile.yaml:1: server "localhost": use host:port`},
+		{"a bad port", "token: x\nservers:\n- a:1\n- b:99999\n", `profile.yaml:4: server "b:99999": port "99999": use a number`},
 		{"not YAML", "servers: [\n", "profile.yaml: yaml:"},
 		{"servers as text", "servers: a:1\n", "profile.yaml"},
 		{"empty", "", "no server known"},
@@ -83,6 +95,13 @@ func TestBadProfile(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a bad variable", func(t *testing.T) {
+		t.Setenv("ROOMLOG_SERVER", "a:1,b")
+		got := run(t, nil, "node", "list")
+		if got.code != 2 || !strings.Contains(got.stderr, `ROOMLOG_SERVER: server "b": use host:port`) {
+			t.Errorf("exit %d, %q", got.code, got.stderr)
+		}
+	})
 	t.Run("missing", func(t *testing.T) {
 		t.Setenv("ROOMLOG_PROFILE", "/nowhere/profile.yaml")
 		got := run(t, nil, "node", "list")
@@ -121,19 +140,25 @@ func TestKeepDialing(t *testing.T) {
 		denied  bool
 		want    error
 		took    time.Duration
+		cut     bool // the second Dial says only that its time was up
 	}{
-		{"at once", 30 * time.Second, 0, false, nil, 0},
-		{"within the first Dial", 30 * time.Second, 3 * time.Second, false, nil, 3 * time.Second},
-		{"within the third", 30 * time.Second, 25 * time.Second, false, nil, 25 * time.Second},
-		{"too late", 30 * time.Second, time.Hour, false, refused, 30 * time.Second},
-		{"a short timeout", time.Second, time.Hour, false, refused, time.Second},
-		{"a wrong token", 30 * time.Second, time.Hour, true, denied, 0},
+		{"at once", 30 * time.Second, 0, false, nil, 0, false},
+		{"within the first Dial", 30 * time.Second, 3 * time.Second, false, nil, 3 * time.Second, false},
+		{"within the third", 30 * time.Second, 25 * time.Second, false, nil, 25 * time.Second, false},
+		{"too late", 30 * time.Second, time.Hour, false, refused, 30 * time.Second, false},
+		{"the reason from before", 15 * time.Second, time.Hour, false, refused, 15 * time.Second, true},
+		{"a short timeout", time.Second, time.Hour, false, refused, time.Second, false},
+		{"a wrong token", 30 * time.Second, time.Hour, true, denied, 0, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				up := start.Add(tt.up)
 				_, err := keepDialing(t.Context(), tt.timeout, func(ctx context.Context) (int, error) {
+					if tt.cut && time.Since(start) > 0 {
+						<-ctx.Done()
+						return 0, ctx.Err()
+					}
 					if tt.denied {
 						return 0, denied
 					}

@@ -21,12 +21,14 @@ func newPublish(a *app) *cobra.Command {
 		Use:   "publish ROOM",
 		Short: "Publish each line of the input as a message",
 		Long: `Publish each line of the input to ROOM, an empty line as an empty message, and
-print a line per ack, in the order of the input. A line may have up to 1 MiB.
+print a line per ack, in the order of the input. A line may have up to 1 MiB. It
+ends at the line feed, which is no part of the message; of a Windows line end the
+carriage return stays in it.
 
 After an error nothing more is sent; what was sent before is acked and printed.`,
 		Example: `  echo hello | roomlog publish lobby
   roomlog publish lobby --file lines.txt -o json`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("ROOM"),
 	}
 	cmd.Flags().StringVar(&file, "file", "", "read this file instead of the standard input")
 	cmd.Flags().IntVar(&inflight, "inflight", 1024, "how many publishes may wait for their acks")
@@ -90,7 +92,7 @@ func (a *app) publishLines(ctx context.Context, room string, in io.Reader, infli
 	}
 	err := s.run(ctx)
 	if errors.Is(err, errInterrupted) {
-		err = fmt.Errorf("%w after %d lines; all of them are acked", err, sent)
+		err = fmt.Errorf("%w after %s; all that was sent is acked", err, plural(sent, "line"))
 	}
 	return errors.Join(err, flush())
 }

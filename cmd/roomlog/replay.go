@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +33,7 @@ t_ms, room, author, and text or bytes (so many bytes of filler). Each author is
 the publisher name of its messages.`,
 		Example: `  roomlog replay testdata/traces/irc-ubuntu.jsonl.gz --speed max
   roomlog replay testdata/traces/live-stream.csv.gz --speed 60 --rooms-prefix trial/`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("FILE"),
 	}
 	cmd.Flags().StringVar(&speed, "speed", "1", "how many times faster than recorded, or max: as fast as can be")
 	cmd.Flags().StringVar(&prefix, "rooms-prefix", "", "put this before each room's name")
@@ -50,7 +52,7 @@ the publisher name of its messages.`,
 			return err
 		}
 		defer c.Close()
-		r := replay{app: a, trace: f.trace, speed: factor, prefix: prefix, send: sendWith(c)}
+		r := replay{app: a, file: args[0], trace: f.trace, speed: factor, prefix: prefix, send: sendWith(c)}
 		bar := newBar(a.stderr, f.size)
 		return r.run(cmd.Context(), func(messages int) { bar.show(f.read.Load(), messages) }, bar.clear)
 	}
@@ -89,6 +91,8 @@ func openTrace(path string) (*traceFile, error) {
 	t.trace, err = trace.NewReader(path, countingReader{f, &t.read})
 	if errors.Is(err, trace.ErrFormat) {
 		err = usageError{err}
+	} else if err != nil && !strings.HasPrefix(err.Error(), path) {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
 	if err != nil {
 		f.Close()
@@ -111,6 +115,7 @@ func (c countingReader) Read(p []byte) (int, error) {
 // replay publishes a trace.
 type replay struct {
 	app    *app
+	file   string // for errors
 	trace  interface{ Next() (trace.Message, error) }
 	speed  float64 // 0: as fast as can be
 	prefix string
@@ -170,17 +175,38 @@ type timed struct {
 
 func (r *replay) next() (timed, error) {
 	m, err := r.trace.Next()
+	if errors.Is(err, io.EOF) {
+		return timed{}, io.EOF
+	}
 	if err != nil {
-		return timed{}, err
+		return timed{}, fmt.Errorf("%s: %w", r.file, brokenLine(err))
 	}
 	t := timed{message: message{line: m.Line, room: r.prefix + m.Room, author: m.Author, payload: m.Payload}, at: m.At}
 	if err := wire.CheckRoom(t.room); err != nil {
-		return timed{}, fmt.Errorf("line %d: %w", m.Line, err)
+		return timed{}, fmt.Errorf("%s: line %d: %w", r.file, m.Line, err)
 	}
 	if err := wire.CheckName(t.author); err != nil {
-		return timed{}, fmt.Errorf("line %d: author: %w", m.Line, err)
+		return timed{}, fmt.Errorf("%s: line %d: author: %w", r.file, m.Line, err)
 	}
 	return t, nil
+}
+
+// brokenLine tells what a line of a .jsonl file should have been. The error
+// begins with the line's number.
+func brokenLine(err error) error {
+	_, noJSON := errors.AsType[*json.SyntaxError](err)
+	wrong, otherType := errors.AsType[*json.UnmarshalTypeError](err)
+	line, why, _ := strings.Cut(err.Error(), ": ")
+	switch {
+	case noJSON:
+	case otherType && wrong.Field != "":
+		why = fmt.Sprintf("%s is of type %s", wrong.Field, wrong.Value)
+	case otherType:
+		why = "the line is of type " + wrong.Value
+	default:
+		return err
+	}
+	return fmt.Errorf(`%s: want a JSON object such as {"t_ms": 0, "room": "lobby", "text": "hello"}: %s`, line, why)
 }
 
 // pace hands each message on when it is due: as long after the first one as in
@@ -217,8 +243,8 @@ func waitUntil(ctx context.Context, due time.Time) error {
 
 func (a *app) printSummary(s summaryLine) error {
 	return a.emit(s, func(w io.Writer) {
-		fmt.Fprintf(w, "%d messages to %d rooms in %.1f s: %d acked, %d of them by a retry (%.0f a second)\n",
-			s.Messages, s.Rooms, s.Seconds, s.Acked, s.Retries, float64(s.Acked)/s.Seconds)
+		fmt.Fprintf(w, "%s to %s in %.1f s: %d acked, %d of them by a retry (%.0f a second)\n",
+			plural(s.Messages, "message"), plural(s.Rooms, "room"), s.Seconds, s.Acked, s.Retries, float64(s.Acked)/s.Seconds)
 	})
 }
 
@@ -246,7 +272,7 @@ func (b bar) show(bytes int64, messages int) {
 	if b.ProgressBar == nil {
 		return
 	}
-	b.Describe(fmt.Sprintf("%d messages", messages))
+	b.Describe(plural(messages, "message"))
 	_ = b.Set64(bytes) // a bar that cannot be drawn must not stop the replay
 }
 

@@ -20,7 +20,7 @@ func newReplayOf(t *testing.T, a *app, cluster *fakeCluster, lines ...string) re
 	if err != nil {
 		t.Fatal(err)
 	}
-	return replay{app: a, trace: tr, send: cluster.send}
+	return replay{app: a, file: "x.jsonl", trace: tr, send: cluster.send}
 }
 
 func runReplay(ctx context.Context, r replay) error { return r.run(ctx, func(int) {}, func() {}) }
@@ -89,12 +89,15 @@ func TestReplayTellsHowFarItCame(t *testing.T) {
 		want    string
 		summary string
 	}{
-		{"a bad line", &fakeCluster{}, "", []string{ok, ok, "hello"}, "line 3: ", `{"messages":2,"acked":2,"rooms":1,`},
+		{"a bad line", &fakeCluster{}, "", []string{ok, ok, "hello"}, `x.jsonl: line 3: want a JSON object such as {"t_ms": 0, "room": "lobby", "text": "hello"}: invalid character 'h'`, `{"messages":2,"acked":2,"rooms":1,`},
+		{"a field of another type", &fakeCluster{}, "", []string{ok, `{"t_ms": "now"}`}, `line 2: want a JSON object such as {"t_ms": 0, "room": "lobby", "text": "hello"}: t_ms is of type string`, `{"messages":1,"acked":1,`},
+		{"JSON, but no object", &fakeCluster{}, "", []string{ok, `[]`}, `"text": "hello"}: the line is of type array`, `{"messages":1,"acked":1,`},
+		{"a field missing", &fakeCluster{}, "", []string{ok, `{}`}, "x.jsonl: line 2: t_ms is missing", `{"messages":1,"acked":1,`},
 		{"a room that is none", &fakeCluster{}, "", []string{ok, `{"t_ms": 0, "room": "\u0007", "text": ""}`},
 			"line 2: room name", `{"messages":1,"acked":1,"rooms":1,`},
-		{"a prefix too long", &fakeCluster{}, strings.Repeat("x", 255), []string{ok}, "line 1: room name has 256 bytes", `{"messages":0,`},
+		{"a prefix too long", &fakeCluster{}, strings.Repeat("x", 255), []string{ok}, "x.jsonl: line 1: room name has 256 bytes", `{"messages":0,`},
 		{"an author too long", &fakeCluster{}, "", []string{`{"t_ms": 0, "room": "a", "author": "` + strings.Repeat("x", 65) + `", "text": ""}`},
-			"line 1: author: ", `{"messages":0,`},
+			"x.jsonl: line 1: author: ", `{"messages":0,`},
 		{"a refusal", &fakeCluster{fail: map[int]error{2: denied}}, "", []string{ok, ok}, "line 2: denied", `{"messages":2,"acked":1,"rooms":1,`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -121,7 +124,7 @@ func TestReplayInterrupted(t *testing.T) {
 		if err := runReplay(ctx, r); !errors.Is(err, errInterrupted) {
 			t.Errorf("error %v", err)
 		}
-		if want := "1 messages to 1 rooms in 10.0 s: 1 acked, 0 of them by a retry (0 a second)\n"; stdout.String() != want {
+		if want := "1 message to 1 room in 10.0 s: 1 acked, 0 of them by a retry (0 a second)\n"; stdout.String() != want {
 			t.Errorf("printed %q, want %q", stdout, want)
 		}
 	})
@@ -135,10 +138,10 @@ func TestReplayUsage(t *testing.T) {
 		code         int
 		args         []string
 	}{
-		{"no file", "accepts 1 arg(s)", 2, []string{"replay"}},
+		{"no file", "FILE is missing", 2, []string{"replay"}},
 		{"no such file", "no such file", 2, []string{"replay", filepath.Join(t.TempDir(), "x.csv")}},
 		{"no trace's name", "must end in .jsonl or .csv", 2, []string{"replay", bad}},
-		{"an empty table", "line 1: the header is missing", 1, []string{"replay", empty}},
+		{"an empty table", empty + ": line 1: the header is missing", 1, []string{"replay", empty}},
 		{"speed 0", `--speed "0": use a number above 0, or max`, 2, []string{"replay", empty, "--speed", "0"}},
 		{"speed below 0", `--speed "-1"`, 2, []string{"replay", empty, "--speed=-1"}},
 		{"no speed", `--speed "fast"`, 2, []string{"replay", empty, "--speed", "fast"}},

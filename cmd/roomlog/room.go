@@ -31,8 +31,9 @@ func newRoomShow(a *app) *cobra.Command {
 		Short: "Show one room",
 		Long: `Show a room: its oldest and newest seq, its partition, and how its subscribers
 fare. Drift is how late they get messages, spread how unevenly. A room that was
-never used has first 1 and last 0.`,
-		Args: cobra.ExactArgs(1),
+never used has first 1 and last 0. While the room's partition has no leader a
+warning says so: what nodes know by themselves may be out of date.`,
+		Args: oneArg("ROOM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := wire.CheckRoom(args[0]); err != nil {
 				return usageError{err}
@@ -51,6 +52,14 @@ never used has first 1 and last 0.`,
 					v.merge(answer.value)
 				}
 			}
+			partitions, err := c.partitions(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v.led = slices.ContainsFunc(partitions, func(p partitionView) bool { return p.Partition == v.Partition && p.led() })
+			if !v.led {
+				a.warn("no leader: this may be out of date")
+			}
 			return a.emit(v, v.text)
 		},
 	}
@@ -62,7 +71,7 @@ func newRoomList(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List rooms by name, or those with the most of something",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, ok := roomOrders[top]; !ok {
 				return usagef("--top %q: use drift, rate or subscribers", top)
@@ -78,6 +87,9 @@ func newRoomList(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := a.warnLeaderless(cmd.Context(), c); err != nil {
+				return err
+			}
 			header := []string{"ROOM", "FIRST", "LAST", "PARTITION", "DRIFT", "SPREAD", "SUBSCRIBERS", "RATE"}
 			return emitTable(a, views, header, roomView.row)
 		},
@@ -85,6 +97,24 @@ func newRoomList(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&top, "top", "", "those with most `drift|rate|subscribers` first")
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most this many")
 	return cmd
+}
+
+// warnLeaderless says that rooms may be missing if a partition has no leader.
+func (a *app) warnLeaderless(ctx context.Context, c *cluster) error {
+	partitions, err := c.partitions(ctx)
+	if err != nil {
+		return err
+	}
+	without := 0
+	for _, p := range partitions {
+		if !p.led() {
+			without++
+		}
+	}
+	if without > 0 {
+		a.warn(fmt.Sprintf("%d of %s without a leader: this may be out of date", without, plural(len(partitions), "partition")))
+	}
+	return nil
 }
 
 // roomView is a line of "room show" and "room list".
@@ -98,6 +128,7 @@ type roomView struct {
 	Subscribers int     `json:"subscribers"`
 
 	rate float64
+	led  bool // the leader of its partition has answered; only "room show" asks
 }
 
 // merge adds one node's view. The replica with the most messages, as a rule the
@@ -115,10 +146,13 @@ func (v *roomView) merge(s admin.RoomStatus) {
 func (v roomView) text(w io.Writer) {
 	fmt.Fprintf(w, "room         %s\n", v.Room)
 	fmt.Fprintf(w, "partition    %d\n", v.Partition)
-	if v.Last == 0 {
-		fmt.Fprintf(w, "messages     none yet\n")
-	} else {
+	switch {
+	case v.Last > 0:
 		fmt.Fprintf(w, "messages     %d to %d\n", v.First, v.Last)
+	case v.led:
+		fmt.Fprintf(w, "messages     none yet\n")
+	default:
+		fmt.Fprintf(w, "messages     none known\n")
 	}
 	fmt.Fprintf(w, "rate         %.1f/s\n", v.rate)
 	fmt.Fprintf(w, "subscribers  %d\n", v.Subscribers)

@@ -69,9 +69,9 @@ subscribe ROOM" then talk to it.`,
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.output, "output", "o", "text", "output format: text or json (one object a line)")
 	flags.StringVar(&a.profile, "profile", "", "file that names servers, CA and token (default $ROOMLOG_PROFILE)")
-	flags.StringSliceVar(&a.servers, "server", nil, "server to connect to, host:port; repeatable; overrides the profile's")
-	flags.StringVar(&a.ca, "ca", "", "PEM file with the servers' CA; overrides the profile's")
-	flags.StringVar(&a.token, "token", "", "token shown to the servers; overrides the profile's")
+	flags.StringSliceVar(&a.servers, "server", nil, "server to connect to, host:port; repeatable (default $ROOMLOG_SERVER, else the profile's)")
+	flags.StringVar(&a.ca, "ca", "", "PEM file with the servers' CA (default $ROOMLOG_CA, else the profile's)")
+	flags.StringVar(&a.token, "token", "", "token shown to the servers (default $ROOMLOG_TOKEN, else the profile's)")
 	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "give up after this long without progress")
 	a.given = flags.Changed
 
@@ -83,7 +83,7 @@ subscribe ROOM" then talk to it.`,
 		root.AddCommand(local)
 		local.SetHelpFunc(helpWithoutServers)
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	a.adopt(root)
 	return root
 }
@@ -127,7 +127,7 @@ func (a *app) adopt(cmd *cobra.Command) {
 		return run(cmd, args)
 	}
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error { // cobra checks the same a moment later
-		return asUsage(errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()))
+		return asUsage(missingFlags(cmd))
 	}
 }
 
@@ -165,7 +165,7 @@ func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v := buildVersion()
 			return a.emit(map[string]string{"version": v}, func(w io.Writer) { fmt.Fprintln(w, "roomlog", v) })

@@ -307,7 +307,7 @@ func TestInterrupted(t *testing.T) {
 		}
 		cluster.answers()
 		err := <-done
-		if !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "after 2 lines; all of them are acked") {
+		if !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "after 2 lines; all that was sent is acked") {
 			t.Errorf("error %v", err)
 		}
 		if n := strings.Count(stdout.String(), "\n"); n != 2 {
@@ -353,7 +353,7 @@ func TestPublishUsage(t *testing.T) {
 		name, stderr string
 		args         []string
 	}{
-		{"no room", "accepts 1 arg(s)", []string{"publish"}},
+		{"no room", "ROOM is missing", []string{"publish"}},
 		{"an empty room", "room name is empty", []string{"publish", ""}},
 		{"a room too long", "room name has 256 bytes", []string{"publish", strings.Repeat("x", 256)}},
 		{"a control character", "control character", []string{"publish", "a\x07b"}},

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roomlog/roomlog/internal/certs"
+	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/internal/node"
 )
 
@@ -36,7 +37,7 @@ over the file. Paths in the file are relative to it. "roomlog config" with the
 same flags prints what comes out.`,
 		Example: `  roomlog serve --config /etc/roomlog/config.yaml
   roomlog serve --node n1 --data /var/lib/roomlog --cluster n1=10.0.0.1:7410,n2=10.0.0.2:7410,n3=10.0.0.3:7410`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	addSettingFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -97,6 +98,9 @@ func (cfg config) certificates(ownFiles bool, logger *slog.Logger) (ca []byte, c
 	}
 	switch {
 	case len(missing) == len(paths) && ownFiles && len(cfg.cluster) == 1:
+		if err := cfg.portsFree(); err != nil {
+			return nil, cert, err // there would be a certificate and no node
+		}
 		if _, _, err := certs.Ensure(cfg.data, cfg.node, cfg.hosts()...); err != nil {
 			return nil, cert, fmt.Errorf("make a development certificate: %w", err)
 		}
@@ -116,6 +120,12 @@ func (cfg config) certificates(ownFiles bool, logger *slog.Logger) (ca []byte, c
 		return nil, cert, fmt.Errorf("certificate %s with key %s: %w", cfg.cert, cfg.key, err)
 	}
 	return ca, cert, nil // whether the CA has signed it, the node checks
+}
+
+// portsFree tells which of the node's addresses cannot be bound.
+func (cfg config) portsFree() error {
+	alone := devcluster.Layout{Nodes: []devcluster.Node{{Name: cfg.node, Listen: cfg.listen, Peer: cfg.peer, HTTP: cfg.http}}}
+	return alone.CheckPorts()
 }
 
 // hosts are the names under which others reach this node, for its certificate.
@@ -156,7 +166,11 @@ func serve(ctx context.Context, cfg node.Config, open func(node.Config) (running
 		select {
 		case <-ctx.Done():
 			cfg.Logger.Info("stopping", "node", cfg.Name)
-			return closeNode(n)
+			if err := closeNode(n); err != nil {
+				return err
+			}
+			cfg.Logger.Info("stopped", "node", cfg.Name)
+			return nil
 		case err := <-n.Failed():
 			// No Close: on a failed disk it could hang, or write what is not so.
 			return fmt.Errorf("node %s failed: %w", cfg.Name, err)

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,9 @@ func TestServeStopsWhenTold(t *testing.T) {
 		}
 		if strings.Count(log, "msg=up node=n1 listen=l:1 peer=p:2 http=h:3 data=d") != 1 || strings.Count(log, "msg=ready") != 1 || strings.Contains(log, "not ready") {
 			t.Errorf("want one line when up and one when ready:\n%s", log)
+		}
+		if strings.Count(log, "msg=stopping") != 1 || !strings.HasSuffix(log, "msg=stopped node=n1\n") {
+			t.Errorf("want a line when it stops and one when it has:\n%s", log)
 		}
 	})
 }
@@ -121,7 +125,7 @@ func pair(t *testing.T) (dir string) {
 }
 
 func configIn(dir string, nodes int) config {
-	cfg := config{node: "n1", data: dir, listen: "127.0.0.1:7400", advertise: "chat.example:7400", peer: "0.0.0.0:7410",
+	cfg := config{node: "n1", data: dir, listen: "127.0.0.1:0", advertise: "chat.example:7400", peer: "0.0.0.0:0", http: "127.0.0.1:0",
 		ca: filepath.Join(dir, "ca.pem"), cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem"),
 		cluster: map[string]string{}}
 	for _, name := range []string{"n1", "n2"}[:nodes] {
@@ -150,6 +154,22 @@ func TestCertificatesAreMadeForANodeAlone(t *testing.T) {
 	again, _, err := cfg.certificates(true, logger)
 	if err != nil || !bytes.Equal(again, ca) || log.Len() > 0 {
 		t.Errorf("the second time: %v, %s; want the same CA and silence", err, &log)
+	}
+}
+
+func TestCertificatesAreNotMadeInVain(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	cfg := configIn(filepath.Join(t.TempDir(), "data"), 1)
+	cfg.http = busy.Addr().String()
+	if _, _, err := cfg.certificates(true, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "(http of n1) is in use") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(cfg.data); err == nil {
+		t.Error("the data directory was made")
 	}
 }
 

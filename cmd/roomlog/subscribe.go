@@ -9,6 +9,8 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -27,17 +29,20 @@ func newSubscribe(a *app) *cobra.Command {
 		Long: `Print the messages of ROOM, those that it holds already and then each as it
 comes, until Ctrl-C. It carries on behind the last message when a node dies.
 
-A message that the room no longer holds is told as a gap.`,
+A message that the room no longer holds is told as a gap.
+
+With --from now or a time the leader of the room's partition must answer; the
+time of --idle-exit begins with its answer or with the first message. If neither
+comes within --timeout the command fails.`,
 		Example: `  roomlog subscribe lobby
   roomlog subscribe lobby --after 41 --count 1
   roomlog subscribe lobby --from 2026-11-23T18:00:00Z --idle-exit 2s -o json`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("ROOM"),
 	}
 	cmd.Flags().Uint64Var(&after, "after", 0, "start behind this seq")
 	cmd.Flags().StringVar(&from, "from", "start", "start at: start, now, or a time such as 2026-11-23T18:00:00Z")
 	cmd.Flags().Uint64Var(&count, "count", 0, "end after so many messages (default: never)")
 	cmd.Flags().DurationVar(&idle, "idle-exit", 0, "end when no message has come for so long (default: never)")
-	cmd.MarkFlagsMutuallyExclusive("after", "from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		room, flags := args[0], cmd.Flags()
 		if err := checkRoomArg(room); err != nil {
@@ -49,36 +54,54 @@ A message that the room no longer holds is told as a gap.`,
 		if flags.Changed("idle-exit") && idle <= 0 {
 			return usagef("--idle-exit %v: give a duration above 0, such as 2s", idle)
 		}
-		start := client.After(after)
+		if flags.Changed("after") && flags.Changed("from") {
+			return usagef("--after and --from both say where to start: give one of them")
+		}
+		start := start{option: client.After(after)}
 		if !flags.Changed("after") {
 			var err error
 			if start, err = parseFrom(from); err != nil {
 				return err
 			}
 		}
-		c, err := a.dial(cmd.Context())
-		if err != nil {
-			return ended(cmd.Context(), err)
+		ctx, stop := untilClosed(cmd.Context(), a.stdout)
+		defer stop()
+		err := a.subscribe(ctx, room, start, subscription{app: a, count: count, idle: idle})
+		if errors.Is(err, syscall.EPIPE) {
+			return nil // whoever read has what he wanted
 		}
-		defer c.Close()
-		s := subscription{
-			app:   a,
-			count: count,
-			idle:  idle,
-			messages: func(ctx context.Context) iter.Seq2[client.Message, error] {
-				return c.Subscribe(ctx, room, start)
-			},
-			reach: func(ctx context.Context) error {
-				again, err := a.dial(ctx)
-				if err != nil {
-					return err
-				}
-				return again.Close()
-			},
-		}
-		return ended(cmd.Context(), s.run(cmd.Context()))
+		return ended(ctx, err)
 	}
 	return cmd
+}
+
+// subscribe follows a room through the SDK.
+func (a *app) subscribe(ctx context.Context, room string, start start, s subscription) error {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	leader := func(ctx context.Context) (client.RoomInfo, error) { return c.Room(ctx, room) }
+	switch {
+	case start.ask:
+		if err := start.find(ctx, a.timeout, leader); err != nil {
+			return err
+		}
+	case s.idle > 0:
+		s.place = func(ctx context.Context) error { return start.find(ctx, a.timeout, leader) }
+	}
+	s.messages = func(ctx context.Context) iter.Seq2[client.Message, error] {
+		return c.Subscribe(ctx, room, start.option)
+	}
+	s.reach = func(ctx context.Context) error {
+		again, err := a.dial(ctx)
+		if err != nil {
+			return err
+		}
+		return again.Close()
+	}
+	return s.run(ctx)
 }
 
 // ended makes a Ctrl-C a good end: a subscription has no other.
@@ -89,18 +112,44 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-func parseFrom(from string) (client.SubscribeOption, error) {
+// start is where a subscription begins.
+type start struct {
+	option client.SubscribeOption
+	ask    bool // only the leader can tell the place
+	now    bool
+}
+
+func parseFrom(from string) (start, error) {
 	switch from {
 	case "start":
-		return client.FromStart(), nil
+		return start{option: client.FromStart()}, nil
 	case "now":
-		return client.FromNow(), nil
+		return start{ask: true, now: true}, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, from)
 	if err != nil {
-		return nil, usagef("--from %q: use start, now, or a time such as 2026-11-23T18:00:00Z", from)
+		return start{}, usagef("--from %q: use start, now, or a time such as 2026-11-23T18:00:00Z", from)
 	}
-	return client.FromTime(t), nil
+	return start{option: client.FromTime(t), ask: true}, nil
+}
+
+var errNoLeader = errors.New("no leader of the room's partition answered")
+
+// find waits for the leader's word, for at most the timeout: the SDK would wait
+// for ever. What now means is settled by it.
+func (s *start) find(ctx context.Context, timeout time.Duration, leader func(context.Context) (client.RoomInfo, error)) error {
+	within, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	info, err := leader(within)
+	switch {
+	case err != nil && ctx.Err() == nil && within.Err() != nil:
+		return fmt.Errorf("%w for %v; most of its nodes must run (see \"roomlog node list\")", errNoLeader, timeout)
+	case err != nil:
+		return err
+	case s.now:
+		s.option = client.After(info.Last)
+	}
+	return nil
 }
 
 // subscription prints what a room has until one of its limits is reached.
@@ -110,6 +159,9 @@ type subscription struct {
 	idle  time.Duration // 0: no limit
 
 	messages func(ctx context.Context) iter.Seq2[client.Message, error]
+	// place returns once it is known where the subscription stands, or an error
+	// if that does not come to be known; nil: it is known.
+	place func(ctx context.Context) error
 	// reach tells whether any server can be reached. The SDK looks for servers
 	// in silence for as long as its caller likes; a silent room looks the same.
 	reach func(ctx context.Context) error
@@ -123,9 +175,8 @@ type delivered struct {
 func (s *subscription) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	incoming := make(chan delivered, 256)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var tasks sync.WaitGroup
+	tasks.Go(func() {
 		defer close(incoming)
 		for m, err := range s.messages(ctx) {
 			select {
@@ -134,18 +185,23 @@ func (s *subscription) run(ctx context.Context) error {
 				return
 			}
 		}
-	}()
-	defer func() { cancel(); <-done }()
+	})
+	defer func() { cancel(); tasks.Wait() }()
+	silence := newSilence(s.app.timeout, s.idle, s.reach)
+	defer silence.stop()
+	if s.place != nil {
+		placed := make(chan error, 1)
+		silence.placed = placed
+		tasks.Go(func() { placed <- s.place(ctx) })
+	}
 
 	flush := s.app.bufferOutput()
-	err := s.print(ctx, incoming, flush)
+	err := s.print(ctx, incoming, silence, flush)
 	return errors.Join(err, flush())
 }
 
 // print prints what comes in, flushing whenever there is nothing more.
-func (s *subscription) print(ctx context.Context, incoming <-chan delivered, flush func() error) error {
-	silence := newSilence(s.app.timeout, s.idle, s.reach)
-	defer silence.stop()
+func (s *subscription) print(ctx context.Context, incoming <-chan delivered, silence *silence, flush func() error) error {
 	for seen := uint64(0); ; {
 		var d delivered
 		var more bool
@@ -166,6 +222,7 @@ func (s *subscription) print(ctx context.Context, incoming <-chan delivered, flu
 		if d.err != nil {
 			return d.err
 		}
+		silence.placed = nil // a message tells the place, too
 		if err := s.app.printMessage(d.Message); err != nil {
 			return err
 		}
@@ -193,6 +250,7 @@ type silence struct {
 	timeout, idle time.Duration
 	reach         func(ctx context.Context) error
 	timer         *time.Timer
+	placed        <-chan error // tells when the idle time begins; nil: it has
 }
 
 func newSilence(timeout, idle time.Duration, reach func(ctx context.Context) error) *silence {
@@ -204,8 +262,18 @@ func newSilence(timeout, idle time.Duration, reach func(ctx context.Context) err
 func (s *silence) stop() { s.timer.Stop() }
 
 // wait returns what comes next. It ends with errIdle, or when no server could
-// be reached for the timeout.
+// be reached for the timeout, or when the place cannot be known.
 func (s *silence) wait(ctx context.Context, incoming <-chan delivered) (d delivered, more bool, err error) {
+	if s.placed != nil {
+		select {
+		case d, more = <-incoming:
+			return d, more, nil
+		case err := <-s.placed:
+			if s.placed = nil; err != nil {
+				return d, false, err
+			}
+		}
+	}
 	quiet := time.Now()
 	for {
 		check := s.timeout / 2

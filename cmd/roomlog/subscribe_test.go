@@ -88,6 +88,18 @@ lobby  8  2026-11-23T12:00:00.000000005Z  <ann> two\nlines\x1b[2J
 	}
 }
 
+// placedAfter is a leader's answer that takes its time.
+func placedAfter(d time.Duration, err error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-time.After(d):
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func TestSubscribeEnds(t *testing.T) {
 	gone := errors.New("connection refused")
 	unreachable := func(context.Context) error { return gone }
@@ -144,6 +156,32 @@ func TestSubscribeEnds(t *testing.T) {
 			sub:   subscription{count: 2, messages: script(step{after: 20 * time.Second, msg: said(1, "")}, step{after: 20 * time.Second, msg: said(2, "")}), reach: unreachable},
 			took:  40 * time.Second,
 			lines: 2,
+		},
+		{
+			name:  "the idle time begins when the place is known",
+			sub:   subscription{idle: 2 * time.Second, messages: script(), reach: reachable, place: placedAfter(20*time.Second, nil)},
+			took:  22 * time.Second,
+			lines: 0,
+		},
+		{
+			name:  "a message tells the place",
+			sub:   subscription{idle: 2 * time.Second, messages: script(step{msg: said(1, "")}), reach: reachable, place: placedAfter(time.Hour, nil)},
+			took:  2 * time.Second,
+			lines: 1,
+		},
+		{
+			name:  "the place never known",
+			sub:   subscription{idle: 2 * time.Second, messages: script(), reach: reachable, place: placedAfter(30*time.Second, errNoLeader)},
+			took:  30 * time.Second,
+			lines: 0,
+			want:  errNoLeader,
+		},
+		{
+			name:  "Ctrl-C before the place is known",
+			sub:   subscription{idle: 2 * time.Second, messages: script(), reach: reachable, place: placedAfter(time.Hour, nil)},
+			ctrlC: 10 * time.Second,
+			took:  10 * time.Second,
+			lines: 0,
 		},
 		{
 			name:  "a terminal error",
@@ -205,12 +243,12 @@ func TestSubscribePrintsAtOnce(t *testing.T) {
 
 func TestSubscribeUsage(t *testing.T) {
 	for _, tt := range []struct{ name, args, stderr string }{
-		{"no room", "subscribe", "accepts 1 arg(s)"},
-		{"two starts", "subscribe r --after 3 --from now", "none of the others can be"},
+		{"no room", "subscribe", "ROOM is missing"},
+		{"two starts", "subscribe r --after 3 --from now", "--after and --from both say where to start: give one of them"},
 		{"no time", "subscribe r --from yesterday", `--from "yesterday": use start, now, or a time`},
 		{"no count", "subscribe r --count 0", "--count 0: give a number above 0"},
 		{"no idle time", "subscribe r --idle-exit 0s", "--idle-exit 0s: give a duration above 0"},
-		{"a seq below 0", "subscribe r --after -1", `invalid argument "-1" for "--after"`},
+		{"a seq below 0", "subscribe r --after -1", `--after: "-1" is not a number from 0 on`},
 		{"a control character", "subscribe \x01", "control character"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -218,6 +256,44 @@ func TestSubscribeUsage(t *testing.T) {
 			if got.code != 2 || !strings.Contains(got.stderr, tt.stderr) {
 				t.Errorf("exit %d, stderr %q, want 2 and %q", got.code, got.stderr, tt.stderr)
 			}
+		})
+	}
+}
+
+func TestFindStart(t *testing.T) {
+	denied := errors.New("denied")
+	for _, tt := range []struct {
+		name  string
+		takes time.Duration // the leader, for its answer
+		err   error
+		ctrlC time.Duration
+		took  time.Duration
+		want  error
+	}{
+		{name: "a leader answers", takes: 2 * time.Second, took: 2 * time.Second},
+		{name: "no leader", takes: time.Hour, took: 3 * time.Second, want: errNoLeader},
+		{name: "refused", err: denied, want: denied},
+		{name: "Ctrl-C", takes: time.Hour, ctrlC: time.Second, took: time.Second, want: context.Canceled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, interrupt := context.WithCancel(t.Context())
+				defer interrupt()
+				if tt.ctrlC > 0 {
+					time.AfterFunc(tt.ctrlC, interrupt)
+				}
+				began := time.Now()
+				s := start{ask: true, now: true}
+				err := s.find(ctx, 3*time.Second, func(ctx context.Context) (client.RoomInfo, error) {
+					return client.RoomInfo{Last: 7}, placedAfter(tt.takes, tt.err)(ctx)
+				})
+				if took := time.Since(began); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) || took != tt.took {
+					t.Errorf("%v after %v, want %v after %v", err, took, tt.want, tt.took)
+				}
+				if (s.option != nil) != (err == nil) {
+					t.Error("now has become a place, or has not")
+				}
+			})
 		})
 	}
 }
