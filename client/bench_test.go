@@ -63,12 +63,12 @@ func BenchmarkLane(b *testing.B) {
 	cn := &conn{limits: wire.Limits{Window: wire.MaxWindow}}
 	cn.alive.init()
 	s := newPubStream(cn, nil)
-	att, err := s.attach(l)
+	bound, err := s.bind(l)
 	if err != nil {
 		b.Fatal(err)
 	}
-	l.opened, l.stream, l.att = true, s, att
-	att.session, att.sent, att.answers, att.from = l.session, 1, 1, 1
+	l.opened, l.stream, l.binding = true, s, bound
+	bound.session, bound.attach = l.session, 1
 	ctx := context.Background()
 	payload := make([]byte, 128)
 	acks := wire.Acks{Runs: []wire.AckRun{{Counter: 1, Count: 64, Seq: 1}}}
@@ -86,7 +86,7 @@ func BenchmarkLane(b *testing.B) {
 			for s.pop() != nil {
 			}
 			buf, _ = l.fill(buf[:0], s, 1<<20)
-			l.acked(att, &acks)
+			l.onAcks(bound, &acks)
 			acks.Runs[0].Counter += 64
 		}
 	}

@@ -58,7 +58,8 @@ func WithToken(token string) Option { return func(c *config) { c.token = token }
 // 64 bytes. A token's subject wins.
 func WithName(name string) Option { return func(c *config) { c.name = name } }
 
-// WithLogger logs connections made and lost. Without it nothing is logged.
+// WithLogger logs connections made and lost. Without it nothing is logged. The
+// handler may use the client, but not close it.
 func WithLogger(log *slog.Logger) Option { return func(c *config) { c.log = log } }
 
 // Dial connects to the first of the servers that answers. It tries them in the
@@ -76,6 +77,11 @@ func Dial(ctx context.Context, servers []string, opts ...Option) (*Client, error
 	}
 	c := &Client{cfg: cfg, ended: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if cfg.log.Handler() != slog.DiscardHandler {
+		logs := newLogs(cfg.log.Handler())
+		c.cfg.log = slog.New(logs)
+		c.tasks.Go(func() { logs.run(c.ctx) })
+	}
 	c.out = newOutstanding()
 	c.router = newRouter(c, servers)
 	if err := c.router.first(ctx, servers); err != nil {

@@ -18,6 +18,7 @@ func TestDialErrors(t *testing.T) {
 	f := startFake(t, 1, 1)
 	f.token = "secret"
 	good := f.options()
+	before := transports()
 	for _, tt := range []struct {
 		name    string
 		servers []string
@@ -44,6 +45,9 @@ func TestDialErrors(t *testing.T) {
 					t.Errorf("%q does not say %q", err, w)
 				}
 			}
+			if n := strings.Count(err.Error(), "wrong token"); n > 1 {
+				t.Errorf("%q says it %d times", err, n)
+			}
 			if d := time.Since(start); d > 5*time.Second {
 				t.Errorf("took %v", d)
 			}
@@ -51,6 +55,9 @@ func TestDialErrors(t *testing.T) {
 	}
 	if left := ours(); len(left) > 0 {
 		t.Errorf("goroutines left:\n%s", strings.Join(left, "\n\n"))
+	}
+	if n := transports() - before; n != 0 {
+		t.Errorf("%d sockets left", n)
 	}
 }
 
@@ -130,6 +137,7 @@ func TestNodes(t *testing.T) {
 
 func TestCloseLeavesNothing(t *testing.T) {
 	f := startFake(t, 3, 4)
+	before := transports()
 	c := f.dial(t)
 	for i := range 40 {
 		if _, err := c.PublishAsync(within(t), fmt.Sprintf("room %d", i), []byte("m1")); err != nil {
@@ -150,12 +158,16 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}()
 	<-seen
 	f.nodes[1].kill()
+	before-- // n2's
 	c.Close()
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
 	if left := ours(); len(left) > 0 {
 		t.Errorf("goroutines left:\n%s", strings.Join(left, "\n\n"))
+	}
+	if n := transports() - before; n != 0 {
+		t.Errorf("%d sockets left", n)
 	}
 }
 
@@ -208,6 +220,8 @@ func TestMapsMerge(t *testing.T) {
 		{name: "same term, now known", told: []told{{placed(1, 3, -1), "n1"}, {placed(1, 3, 1), "n2"}}, want: leader{node: "n2", term: 3}},
 		{name: "same term, unknown to another", told: []told{{placed(1, 3, 0), "n1"}, {placed(1, 3, -1), "n2"}}, want: leader{node: "n1", term: 3}},
 		{name: "same term, lost again", told: []told{{placed(1, 3, 0), "n1"}, {placed(1, 3, -1), "n1"}}, want: leader{term: 3}},
+		{name: "same term, corrected by the same", told: []told{{placed(1, 3, 0), "n1"}, {placed(1, 3, 1), "n1"}}, want: leader{node: "n2", term: 3}},
+		{name: "same term, contradicted by another", told: []told{{placed(1, 3, 0), "n1"}, {placed(1, 3, 1), "n2"}}, want: leader{node: "n1", term: 3}},
 		{name: "higher term without a leader", told: []told{{placed(1, 3, 0), "n1"}, {placed(1, 4, -1), "n2"}}, want: leader{term: 4}},
 		{name: "another cluster", told: []told{{placed(1, 3, 0), "n1"}, {&wire.Map{Epoch: 9}, "n2"}}, want: leader{node: "n1", term: 3}},
 	} {

@@ -284,14 +284,16 @@ func (c *conn) leave(within time.Duration) {
 }
 
 // publishStream returns the connection's publish stream, opened at first use.
+// There is never a second one: with the stream the connection ends, for the
+// server may still have the old one open, and must refuse another.
 func (c *conn) publishStream(ctx context.Context) (*pubStream, error) {
 	c.opening.Lock()
 	defer c.opening.Unlock()
 	c.mu.Lock()
 	pub := c.pub
 	c.mu.Unlock()
-	if pub != nil && !pub.ended() {
-		return pub, nil
+	if pub != nil {
+		return pub, nil // bind tells if it has ended
 	}
 	str, err := c.quic.OpenStreamSync(ctx)
 	if err != nil {

@@ -59,7 +59,7 @@ var (
 	errNoLeader   = errors.New("no leader known")
 	errBackoff    = errors.New("node failed a moment ago")
 	errMoved      = errors.New("leader moved")
-	errUnknown    = errors.New("node has no known address")
+	errNoAddress  = errors.New("node has no known address")
 	errNoNode     = errors.New("no node can be reached")
 	errStreamGone = errors.New("publish stream has ended")
 )
@@ -73,7 +73,7 @@ type codeError struct {
 }
 
 func (e *codeError) Error() string {
-	if e.reason == "" {
+	if e.reason == "" || e.reason == e.code.String() {
 		return "server: " + e.code.String()
 	}
 	return fmt.Sprintf("server: %v: %s", e.code, e.reason)

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -39,6 +38,11 @@ type fake struct {
 	onSubscribe func(n *fakeNode, s wire.Subscribe) []wire.Frame // nil: serve it; else sent, and the stream ends
 	onAttach    func(n *fakeNode, a wire.Attach) *wire.Refused
 	onQuery     func(n *fakeNode, q wire.Query) *wire.Error
+	answer      wire.Frame    // if set, to every query
+	noAttached  bool          // an Attach of an open session gets no answer
+	lastWords   bool          // a superseded Attach gets a last word, some publishes late
+	window      uint64        // how much of a stream the nodes take unread, 0: quic-go's
+	stalled     chan struct{} // streams are not read until it is closed, but for the control stream
 
 	mu      sync.Mutex
 	nodes   []*fakeNode
@@ -53,7 +57,10 @@ type act struct {
 	apply  bool          // with refuse: it gets into the log all the same
 	noAck  bool          // applied, but the answer is lost
 	kill   bool          // the connection breaks, after applying if that was asked for
-	ackAll bool          // this and all lower counters are acked in one frame, each with its own run
+	ackAll bool          // this and all lower counters are acked, each with its own run
+	drop   bool          // not looked at
+	end    bool          // the publish stream ends, and it alone
+	late   []wire.Frame  // what an earlier Attach of the stream, if any, is owed; sent first
 }
 
 type fakePart struct {
@@ -104,17 +111,18 @@ type fakeConn struct {
 	q    *quic.Conn
 	name string
 
-	mu      sync.Mutex // writes of the control stream
-	control *quic.Stream
+	mu         sync.Mutex // writes of the control stream
+	control    *quic.Stream
+	publishing atomic.Bool
 }
 
 const fakeEpoch = 1_700_000_000_000_000_000
 
 // startFake starts a cluster of nodes with some partitions; partition p is led
 // by node p modulo nodes.
-func startFake(t testing.TB, nodes, partitions int) *fake {
+func startFake(t testing.TB, nodes, partitions int, set ...func(*fake)) *fake {
 	t.Helper()
-	f, err := newFake(nodes, partitions)
+	f, err := newFake(nodes, partitions, set...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,11 +130,14 @@ func startFake(t testing.TB, nodes, partitions int) *fake {
 	return f
 }
 
-func newFake(nodes, partitions int) (*fake, error) {
+func newFake(nodes, partitions int, set ...func(*fake)) (*fake, error) {
 	f := &fake{
 		limits:  wire.Limits{Payload: wire.MaxPayload, Window: wire.MaxWindow, Subscriptions: 1024},
 		changed: make(chan struct{}),
 		events:  make(chan string, 1024),
+	}
+	for _, set := range set {
+		set(f)
 	}
 	cert, roots, err := selfSigned()
 	if err != nil {
@@ -228,11 +239,22 @@ func (f *fake) lead(partition, node int, quietly bool) {
 	p := f.parts[partition]
 	p.leader = node
 	p.term++
-	m := f.clusterMap()
 	f.mu.Unlock()
-	if quietly {
-		return
+	if !quietly {
+		f.tell()
 	}
+}
+
+// tell sends every client the map.
+func (f *fake) tell() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tellLocked()
+}
+
+// tellLocked must be called with f.mu held.
+func (f *fake) tellLocked() {
+	m := f.clusterMap()
 	for _, n := range f.nodes {
 		n.push(&m)
 	}
@@ -330,7 +352,11 @@ func (n *fakeNode) start() error {
 		return err
 	}
 	tr := &quic.Transport{Conn: socket}
-	ln, err := tr.Listen(n.f.tls, &quic.Config{MaxIncomingStreams: int64(n.f.limits.Subscriptions) + 16, MaxIdleTimeout: 45 * time.Second})
+	ln, err := tr.Listen(n.f.tls, &quic.Config{
+		MaxIncomingStreams:         int64(n.f.limits.Subscriptions) + 16,
+		MaxIdleTimeout:             45 * time.Second,
+		InitialStreamReceiveWindow: n.f.window,
+	})
 	if err != nil {
 		return err
 	}
@@ -450,6 +476,13 @@ func (n *fakeNode) serve(q *quic.Conn) {
 func (c *fakeConn) stream(str *quic.Stream) {
 	defer str.Close()
 	defer str.CancelRead(0)
+	c.n.f.mu.Lock()
+	stalled := c.n.f.stalled
+	c.n.f.mu.Unlock()
+	if stalled != nil {
+		c.n.f.event("stream %s", c.n.name)
+		<-stalled
+	}
 	r := wire.NewReader(str, wire.MaxPublishFrame)
 	typ, body, err := r.Next()
 	if err != nil {
@@ -457,6 +490,11 @@ func (c *fakeConn) stream(str *quic.Stream) {
 	}
 	switch typ {
 	case wire.TypeAttach:
+		if c.publishing.Swap(true) {
+			c.n.f.event("second publish stream")
+			str.Write(wire.Append(nil, &wire.Error{Code: wire.CodeTooManyStreams}))
+			return
+		}
 		p := &fakePublishStream{c: c, str: str, lanes: make(map[uint64]*fakeLane)}
 		for err == nil {
 			err = p.handle(typ, body)
@@ -480,6 +518,9 @@ func (c *fakeConn) query(q wire.Query) wire.Frame {
 	f := c.n.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.answer != nil {
+		return f.answer
+	}
 	if f.onQuery != nil {
 		if e := f.onQuery(c.n, q); e != nil {
 			return e
@@ -508,9 +549,13 @@ type fakePublishStream struct {
 	acks  *wire.Acks
 }
 
+// fakeLane is what the newest Attach for a partition has led to.
 type fakeLane struct {
+	attach  uint64
 	session wire.SessionID
 	refused bool
+	last    uint64 // counter
+	owed    *wire.Refused
 }
 
 func (p *fakePublishStream) handle(typ wire.Type, body []byte) error {
@@ -540,7 +585,15 @@ func (p *fakePublishStream) handle(typ wire.Type, body []byte) error {
 func (p *fakePublishStream) attach(a wire.Attach) {
 	f, n := p.c.n.f, p.c.n
 	part := f.parts[a.Partition]
-	refused := &wire.Refused{Partition: a.Partition}
+	l := &fakeLane{attach: 1, session: a.Session}
+	if old := p.lanes[a.Partition]; old != nil {
+		l.attach = old.attach + 1
+		if f.lastWords && !old.refused {
+			l.owed = &wire.Refused{Partition: a.Partition, Attach: old.attach, Counter: old.last + 1, Code: wire.CodeNotLeader}
+		}
+	}
+	p.lanes[a.Partition] = l
+	refused := &wire.Refused{Partition: a.Partition, Attach: l.attach}
 	if f.onAttach != nil {
 		if r := f.onAttach(n, a); r != nil {
 			refused.Code, refused.RetryAfter = r.Code, r.RetryAfter
@@ -550,15 +603,16 @@ func (p *fakePublishStream) attach(a wire.Attach) {
 		refused.Code = wire.CodeNotLeader
 	}
 	if refused.Code != 0 {
+		l.refused = true
 		p.send(refused)
-		p.lanes[a.Partition] = &fakeLane{session: a.Session, refused: true}
 		return
 	}
 	if a.Open && part.sessions[a.Session] == nil {
 		part.sessions[a.Session] = &fakeSession{answers: make(map[uint64]fakeAnswer)}
 	}
-	p.lanes[a.Partition] = &fakeLane{session: a.Session}
-	p.send(&wire.Attached{Partition: a.Partition})
+	if a.Open || !f.noAttached {
+		p.send(&wire.Attached{Partition: a.Partition, Attach: l.attach})
+	}
 }
 
 func (p *fakePublishStream) publish(m wire.Publish) error {
@@ -572,6 +626,17 @@ func (p *fakePublishStream) publish(m wire.Publish) error {
 	if f.onPublish != nil {
 		do = f.onPublish(n, l.session, m)
 	}
+	if l.attach > 1 {
+		for _, fr := range do.late {
+			p.send(fr)
+		}
+	}
+	if do.drop {
+		return nil
+	}
+	if do.end {
+		return fmt.Errorf("ended")
+	}
 	refused := do.refuse
 	if refused == nil && f.parts[part].leader != n.index {
 		refused = &wire.Refused{Code: wire.CodeNotLeader}
@@ -584,20 +649,26 @@ func (p *fakePublishStream) publish(m wire.Publish) error {
 			refused = ruled
 		}
 	}
+	l.last = m.Counter
+	if l.owed != nil && m.Counter%3 == 0 {
+		p.send(l.owed)
+		l.owed = nil
+	}
 	switch {
 	case do.kill:
 		p.c.q.CloseWithError(quic.ApplicationErrorCode(wire.CodeInternal), "killed by the test")
 		return fmt.Errorf("killed")
 	case refused != nil:
 		r := *refused
-		r.Partition, r.Counter = part, m.Counter
+		r.Partition, r.Attach, r.Counter = part, l.attach, m.Counter
 		l.refused = true
-		p.flushAcks()
 		p.send(&r)
 	case do.ackAll:
-		p.flushAcks()
-		p.acks = &wire.Acks{Partition: part, Time: a.time}
 		for c := uint64(1); c <= m.Counter; c++ {
+			if c%maxFakeRuns == 1 {
+				p.flushAcks()
+				p.acks = &wire.Acks{Partition: part, Time: a.time}
+			}
 			seq := f.parts[part].sessions[l.session].answers[c].seq
 			p.acks.Runs = append(p.acks.Runs, wire.AckRun{Counter: c, Count: 1, Seq: seq})
 		}
@@ -608,6 +679,9 @@ func (p *fakePublishStream) publish(m wire.Publish) error {
 	}
 	return nil
 }
+
+// maxFakeRuns of at most 5 bytes fit into the largest frame that clients accept.
+const maxFakeRuns = 1600
 
 func (p *fakePublishStream) ack(part, counter uint64, a fakeAnswer, dup bool) {
 	if p.acks == nil || p.acks.Partition != part || p.acks.Duplicate != dup || p.acks.Time != a.time {
@@ -781,15 +855,28 @@ func within(t testing.TB) context.Context {
 	return ctx
 }
 
+// transports counts the sockets that quic-go listens on, those of fakes included.
+func transports() int {
+	n := 0
+	for _, g := range stacks() {
+		if strings.Contains(g, "quic-go.(*Transport).listen(") {
+			n++
+		}
+	}
+	return n
+}
+
+func stacks() []string {
+	buf := make([]byte, 4<<20)
+	return strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+}
+
 // ours returns the stacks of goroutines that run the SDK's code or quic-go's
 // on a client's behalf.
 func ours() []string {
-	buf := make([]byte, 4<<20)
-	buf = buf[:runtime.Stack(buf, true)]
 	var left []string
-	for _, g := range bytes.Split(buf, []byte("\n\n")) {
-		s := string(g)
-		for _, typ := range []string{"client.(*conn)", "client.(*lane)", "client.(*router)", "client.(*pubStream)", "client.(*Client)", "client.(*config)"} {
+	for _, s := range stacks() {
+		for _, typ := range []string{"client.(*conn)", "client.(*lane)", "client.(*router)", "client.(*pubStream)", "client.(*Client)", "client.(*config)", "client.(*logs)"} {
 			if strings.Contains(s, typ) {
 				left = append(left, s)
 				break

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -13,8 +12,8 @@ import (
 )
 
 const (
-	// answerBudget is how long a lane waits for the answer to an Attach, or for
-	// answers that must come before it can go on.
+	// answerBudget is how long a lane waits for the answer to the Attach that
+	// opens its session.
 	answerBudget = 5 * time.Second
 
 	// stubborn is how often a lane tries again where another attempt is unlikely
@@ -36,7 +35,12 @@ const (
 // refusal that left nothing in the log takes counters back, from publishes
 // that no earlier attempt may have brought there.
 //
-// run decides where the lane goes; the answers come in from the streams.
+// A refusal is the server's last word to one Attach. That of an Attach before
+// the newest is ignored: the lane had left the stream, so what it had sent is
+// marked maybe already. Acks count wherever they come from.
+//
+// run, in lead.go, decides where the lane goes; the answers come in from the
+// streams.
 type lane struct {
 	c         *Client
 	partition int
@@ -50,15 +54,14 @@ type lane struct {
 	numbered int
 
 	session wire.SessionID
-	opened  bool  // the server has confirmed the session
-	over    error // the session is lost; what is maybe will fail with this
+	opened  bool // the server has confirmed the session
 
-	stream *pubStream // nil while not attached
-	att    *attachment
-	node   string
-	term   uint64 // in which node was said to lead
-	attach bool   // an Attach must be written before anything else
-	kicked bool   // the stream knows that there is something to write
+	stream    *pubStream // nil while on none
+	binding   *binding   // to stream
+	node      string
+	term      uint64 // in which node was said to lead
+	attachDue bool   // an Attach must be written before anything else
+	kicked    bool   // the stream knows that there is something to write
 
 	hold     time.Time // the server asked not to come before, zero if not
 	answerBy time.Time // when waiting for an answer has lasted too long, zero if not waiting
@@ -66,11 +69,12 @@ type lane struct {
 	retryAt  time.Time // when to look for the leader again
 	tried    leader    // whom we tried last
 	tries    int       // attempts without success since the last answer
-	stuck    int       // terminal refusals of what may be in the log
+	stuck    int       // refusals in a row that another attempt seldom mends
 	silent   int       // times that answerBy passed since the last answer
 
 	ends  *deadline // of the newest publishes
 	tally tally
+	later func() // for unlock: what must not be done under mu
 }
 
 // deadline ends the publishes of one ctx in one lane.
@@ -98,7 +102,12 @@ func (l *lane) signal() {
 // unlock settles what happened under mu.
 func (l *lane) unlock() {
 	l.c.out.settle(&l.tally)
+	later := l.later
+	l.later = nil
 	l.mu.Unlock()
+	if later != nil {
+		later()
+	}
 }
 
 // push adds a publish at the end.
@@ -141,7 +150,7 @@ func (l *lane) bound(ctx context.Context, p *Pending) {
 
 // kick tells the stream that there is something to write.
 func (l *lane) kick() {
-	if l.stream != nil && !l.kicked && (l.attach || l.next < l.window()) {
+	if l.stream != nil && !l.kicked && (l.attachDue || l.next < l.window()) {
 		l.kicked = true
 		l.stream.push(l)
 	}
@@ -159,14 +168,18 @@ func (l *lane) fill(dst []byte, s *pubStream, limit int) (out []byte, more bool)
 		return dst, false // it has moved on
 	}
 	l.kicked = false
-	if !l.hold.IsZero() || l.over != nil {
+	if !l.hold.IsZero() {
 		return dst, false
 	}
-	if l.attach {
+	if l.attachDue && l.binding.mixes(l.session) {
+		l.later = func() { s.conn.kill(wire.CodeNone, "publisher has another session now") }
+		return dst, false
+	}
+	if l.attachDue {
 		dst = l.appendAttach(dst)
 	}
-	if l.mustWait() {
-		return dst, false
+	if !l.opened {
+		return dst, false // until Attached
 	}
 	for end, window := len(dst)+limit, l.window(); l.next < window; {
 		if len(dst) >= end {
@@ -181,56 +194,45 @@ func (l *lane) fill(dst []byte, s *pubStream, limit int) (out []byte, more bool)
 	return dst, false
 }
 
+// appendAttach appends an Attach. Publishes may follow at once if the session has
+// been opened. If not they wait: were they applied and the answer lost, opening
+// it again later could begin a second life of the session and number them twice.
 func (l *lane) appendAttach(dst []byte) []byte {
-	l.attach = false
-	l.att.sent++
-	if l.att.session != l.session {
-		l.att.session = l.session
-		l.att.from = l.att.sent
-	}
-	if l.mustWait() {
+	l.attachDue = false
+	l.binding.attach++
+	l.binding.session = l.session
+	if !l.opened {
 		l.answerBy = time.Now().Add(answerBudget)
 		l.signal()
 	}
 	return wire.Append(dst, &wire.Attach{Partition: uint64(l.partition), Session: l.session, Open: !l.opened})
 }
 
-// mustWait tells whether nothing may be written until the server has answered
-// Attach. That of a new session: were publishes behind it applied and the
-// answer lost, opening it again later could begin a second life of the session
-// and number them twice. And any but the first on a stream: answers to what
-// went before could not be told from answers to what follows.
-func (l *lane) mustWait() bool {
-	return l.att.answers < l.att.sent && (!l.opened || l.att.sent > 1)
+// newest tells whether an answer on s to the Attach of that number is one to
+// what the lane has said last.
+func (l *lane) newest(s *pubStream, attach uint64) bool {
+	return l.stream == s && !l.attachDue && l.binding.attach == attach
 }
 
-// attached: the server has answered an Attach.
-func (l *lane) attached(s *pubStream, att *attachment) {
+// onAttached: the server has answered an Attach.
+func (l *lane) onAttached(s *pubStream, a *wire.Attached) {
 	l.mu.Lock()
 	defer l.unlock()
-	att.answers = min(att.answers+1, att.sent)
-	if l.stream != s || att.session != l.session || att.answers < att.from {
+	if !l.newest(s, a.Attach) {
 		return
 	}
 	l.opened = true
-	if !l.mustWait() {
-		l.answerBy = time.Time{}
-		l.silent = 0
-		l.kick()
-	}
+	l.answerBy = time.Time{}
+	l.silent = 0
+	l.kick()
 }
 
-// concerns tells whether what s says is about the lane's present session.
-func (l *lane) concerns(att *attachment) bool {
-	return att.session == l.session && (att.answers >= att.from || att.from == 1)
-}
-
-// acked: publishes are durable. Answers of a stream that the lane has left
+// onAcks: publishes are durable. Answers of a stream that the lane has left
 // count too, for the counters are the session's.
-func (l *lane) acked(att *attachment, a *wire.Acks) {
+func (l *lane) onAcks(b *binding, a *wire.Acks) {
 	l.mu.Lock()
 	defer l.unlock()
-	if l.closed || !l.concerns(att) {
+	if l.closed || !l.opened || b.session != l.session {
 		return
 	}
 	for _, run := range a.Runs {
@@ -247,16 +249,18 @@ func (l *lane) acked(att *attachment, a *wire.Acks) {
 			if p := l.q.at(int(at)); !p.acked {
 				p.acked = true
 				p.seq, p.time, p.dup = run.Seq+i, a.Time, a.Duplicate
+				if at > 0 {
+					p.own() // it stays behind those without an answer
+				}
 				l.finish(p, nil)
 			}
+			l.shift()
 		}
 	}
 	l.tries, l.stuck, l.silent = 0, 0, 0
 	if l.hold.IsZero() {
 		l.overload = nil
 	}
-	l.shift()
-	l.endSession()
 	l.kick()
 }
 
@@ -326,9 +330,7 @@ func (l *lane) expire(d *deadline) {
 	err := d.ctx.Err()
 	for i := range l.numbered {
 		if p := l.q.at(i); p.ends == d {
-			if !p.async {
-				p.payload = slices.Clone(p.payload) // the caller gets its own back
-			}
+			p.own()
 			l.finish(p, unknown(p, err))
 		}
 	}
@@ -367,14 +369,14 @@ func (l *lane) close() {
 func (l *lane) waitsOn(s *pubStream) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stream == s && (l.next > 0 || l.att.answers < l.att.sent)
+	return l.stream == s && (l.next > 0 || !l.opened && !l.attachDue)
 }
 
 // sessionOn tells whether s carries the lane's session.
 func (l *lane) sessionOn(s *pubStream) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stream == s && l.opened && l.att.session == l.session
+	return l.stream == s && l.opened && l.binding.session == l.session
 }
 
 func (l *lane) overloaded() *OverloadedError {
@@ -383,69 +385,29 @@ func (l *lane) overloaded() *OverloadedError {
 	return l.overload
 }
 
-// streamLost: s has ended.
-func (l *lane) streamLost(s *pubStream) {
-	l.mu.Lock()
-	defer l.unlock()
-	if l.stream != s {
-		return
-	}
-	if l.tries++; l.tries > 1 {
-		l.retryAt = time.Now().Add(backoff(l.tries))
-	}
-	l.release()
-	l.signal()
-}
-
-// release leaves the stream. What is on the way may be in the log.
-func (l *lane) release() {
-	for i := range l.next {
-		l.q.at(i).maybe = true
-	}
-	l.next = 0
-	l.stream, l.att, l.node = nil, nil, ""
-	l.attach, l.kicked = false, false
-	l.hold, l.answerBy = time.Time{}, time.Time{}
-	l.endSession()
-}
-
-// endSession begins a new session once the old one is over and nothing is on
-// the way any more: what may be in the log fails, the rest stays in order.
-func (l *lane) endSession() {
-	if l.over == nil || l.closed {
-		return
-	}
-	if l.next > 0 { // answers to these may still come
-		if l.answerBy.IsZero() {
-			l.answerBy = time.Now().Add(answerBudget)
-			l.signal()
-		}
-		return
-	}
+// endSession begins a new session when the old one is over and nothing is on the
+// way: what may be in the log fails, the rest stays in order, without counters.
+func (l *lane) endSession(why error) {
 	numbered := l.numbered
 	i := -1
 	l.q.keep(0, func(p *Pending) bool {
 		i++
-		switch {
-		case i >= numbered || !p.maybe && !p.acked:
+		if i >= numbered || !p.maybe && !p.acked {
 			return true
-		case p.maybe:
-			l.finish(p, unknown(p, l.over))
 		}
+		l.finish(p, unknown(p, why))
 		l.forget(p)
 		return false
 	})
-	l.c.cfg.log.Warn("publisher session is over", "partition", l.partition, "error", l.over)
+	l.c.cfg.log.Warn("publisher session is over", "partition", l.partition, "error", why)
 	l.begin()
-	if l.stream != nil {
-		l.attachAgain()
-	}
+	l.attachAgain()
 }
 
 // begin makes up a new session. It is opened by the next Attach.
 func (l *lane) begin() {
 	rand.Read(l.session[:])
 	l.base, l.next, l.numbered = 1, 0, 0
-	l.opened, l.over = false, nil
+	l.opened, l.attachDue = false, l.stream != nil
 	l.answerBy = time.Time{}
 }

@@ -34,7 +34,8 @@ func TestAnyFaults(t *testing.T) {
 			rt.Fatal(err)
 		}
 		defer f.stop()
-		script := rapid.SliceOfN(rapid.IntRange(-12, len(faults)+1), 0, 60).Draw(rt, "script")
+		f.lastWords = true
+		script := rapid.SliceOfN(rapid.IntRange(-12, len(faults)+2), 0, 60).Draw(rt, "script")
 		cancelled := rapid.SliceOfNDistinct(rapid.IntRange(0, 59), 0, 4, rapid.ID).Draw(rt, "cancelled")
 		f.onPublish = func(n *fakeNode, id wire.SessionID, p wire.Publish) act {
 			if len(script) == 0 {
@@ -49,6 +50,12 @@ func TestAnyFaults(t *testing.T) {
 				part := n.f.parts[wire.PartitionOf(p.Room, 2)]
 				part.leader = 1 - part.leader
 				part.term++
+				return act{}
+			case do == len(faults)+1: // it moves, for all to see, and perhaps back
+				part := n.f.parts[wire.PartitionOf(p.Room, 2)]
+				part.leader = 1 - part.leader
+				part.term++
+				n.f.tellLocked()
 				return act{}
 			case do > len(faults): // all sessions are forgotten, and all connections break
 				for _, p := range n.f.parts {

@@ -75,6 +75,13 @@ type Pending struct {
 	done     chan struct{} // made when asked for
 }
 
+// own makes the payload the SDK's own: the caller is about to have its back.
+func (p *Pending) own() {
+	if !p.async {
+		p.payload = slices.Clone(p.payload)
+	}
+}
+
 // Done returns a channel that is closed when the outcome is known.
 func (p *Pending) Done() <-chan struct{} {
 	p.lane.mu.Lock()

@@ -184,7 +184,7 @@ func TestLeaderMoves(t *testing.T) {
 				}
 				all = append(all, p)
 				if i%20 == 10 {
-					f.lead(0, (i/20+1)%3, quietly)
+					f.lead(0, 1+i/20%2, quietly) // never n1 again
 				}
 			}
 			if err := c.Flush(within(t)); err != nil {
@@ -256,7 +256,7 @@ func TestAckLost(t *testing.T) {
 }
 
 // Rooms that take turns have a run of their own for every ack of a window.
-func TestManyRunsInOneFrame(t *testing.T) {
+func TestManyRunsInAFrame(t *testing.T) {
 	f := startFake(t, 1, 1)
 	f.onPublish = func(_ *fakeNode, _ wire.SessionID, p wire.Publish) act {
 		return act{noAck: p.Counter < 4000, ackAll: p.Counter == 4000}

@@ -18,8 +18,8 @@ const (
 	writeSize = 64 << 10
 	laneSize  = 16 << 10
 
-	// maxAnswer bounds a frame on the publish stream: acks of a whole window,
-	// each with a run of its own, as rooms that take turns have them.
+	// maxAnswer bounds a frame on the publish stream. Acks of a window of rooms
+	// that take turns, each with a run of its own, come in several.
 	maxAnswer = wire.MaxSmallFrame
 )
 
@@ -35,29 +35,32 @@ type pubStream struct {
 	str  *quic.Stream
 
 	mu    sync.Mutex
-	ready []*lane // each in it once, or again after it has changed streams
-	lanes []*attachment
-	err   error // why it has ended
+	ready []*lane    // each in it once, or again after it has changed streams
+	lanes []*binding // by partition, nil for those that never used the stream
+	err   error      // why it has ended
 	wake  chan struct{}
 	gone  chan struct{}
 }
 
-// attachment is what a lane and the server have said to each other on one
-// stream. It is guarded by the lane's mutex, but for lane itself.
-type attachment struct {
+// binding is what a lane and the server have said to each other on one stream.
+// It is guarded by the lane's mutex, but for lane itself.
+type binding struct {
 	lane    *lane
-	session wire.SessionID // of the newest Attach
-	sent    int            // Attach frames sent
-	answers int            // and answered
-	from    int            // the number of the first Attach of session
+	attach  uint64              // Attach frames written: the number of the newest
+	session wire.SessionID      // of the newest
+	owed    map[uint64]struct{} // those left with publishes unanswered, whose last word has not come
 }
+
+// mixes tells whether acks of another session may still come on the stream: they
+// do not say which Attach they answer.
+func (b *binding) mixes(session wire.SessionID) bool { return len(b.owed) > 0 && b.session != session }
 
 func newPubStream(c *conn, str *quic.Stream) *pubStream {
 	return &pubStream{conn: c, str: str, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 }
 
-// attach returns what binds l to the stream; it is the same each time.
-func (s *pubStream) attach(l *lane) (*attachment, error) {
+// bind returns what ties l to the stream; it is the same each time.
+func (s *pubStream) bind(l *lane) (*binding, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -67,13 +70,13 @@ func (s *pubStream) attach(l *lane) (*attachment, error) {
 		s.lanes = append(s.lanes, nil)
 	}
 	if s.lanes[l.partition] == nil {
-		s.lanes[l.partition] = &attachment{lane: l}
+		s.lanes[l.partition] = &binding{lane: l}
 	}
 	return s.lanes[l.partition], nil
 }
 
-// attached returns the lane's attachment, nil if the lane never used the stream.
-func (s *pubStream) attached(partition uint64) *attachment {
+// bindingOf returns the binding of a partition's lane, nil if it never used the stream.
+func (s *pubStream) bindingOf(partition uint64) *binding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if partition >= uint64(len(s.lanes)) {
@@ -109,12 +112,6 @@ func (s *pubStream) pop() *lane {
 	return l
 }
 
-func (s *pubStream) ended() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err != nil
-}
-
 // write is the stream's writer.
 func (s *pubStream) write() {
 	var buf []byte
@@ -141,7 +138,7 @@ func (s *pubStream) write() {
 			if len(buf) > 0 {
 				s.conn.alive.published()
 				if _, err := s.str.Write(buf); err != nil {
-					s.fail(connError(err))
+					s.broken(err)
 					return
 				}
 			}
@@ -163,10 +160,7 @@ func (s *pubStream) read() {
 			if err == io.EOF {
 				err = errStreamGone
 			}
-			s.fail(connError(err))
-			if errors.Is(err, wire.ErrMalformed) {
-				s.conn.kill(wire.CodeProtocol, err.Error())
-			}
+			s.broken(err)
 			return
 		}
 	}
@@ -178,8 +172,8 @@ func (s *pubStream) handle(typ wire.Type, body []byte, acks *wire.Acks) error {
 		if err := wire.ParseAcks(body, acks); err != nil {
 			return err
 		}
-		if att := s.attached(acks.Partition); att != nil {
-			att.lane.acked(att, acks)
+		if b := s.bindingOf(acks.Partition); b != nil {
+			b.lane.onAcks(b, acks)
 		}
 		return nil
 	case wire.TypeRefused:
@@ -187,8 +181,8 @@ func (s *pubStream) handle(typ wire.Type, body []byte, acks *wire.Acks) error {
 		if err != nil {
 			return err
 		}
-		if att := s.attached(r.Partition); att != nil {
-			att.lane.refused(s, att, &r)
+		if b := s.bindingOf(r.Partition); b != nil {
+			b.lane.onRefused(s, b, &r)
 		}
 		return nil
 	case wire.TypeAttached:
@@ -196,8 +190,8 @@ func (s *pubStream) handle(typ wire.Type, body []byte, acks *wire.Acks) error {
 		if err != nil {
 			return err
 		}
-		if att := s.attached(a.Partition); att != nil {
-			att.lane.attached(s, att)
+		if b := s.bindingOf(a.Partition); b != nil {
+			b.lane.onAttached(s, &a)
 		}
 		return nil
 	case wire.TypeError:
@@ -206,7 +200,17 @@ func (s *pubStream) handle(typ wire.Type, body []byte, acks *wire.Acks) error {
 	return fmt.Errorf("%w: server sent %v on the publish stream", wire.ErrMalformed, typ)
 }
 
-// fail ends the stream: what its lanes have sent without an answer may be in
+// broken ends the connection: nothing more can be written or read here. It does
+// nothing if the connection has ended anyway.
+func (s *pubStream) broken(err error) {
+	code := wire.CodeNone
+	if errors.Is(err, wire.ErrMalformed) {
+		code = wire.CodeProtocol
+	}
+	s.conn.kill(code, fmt.Sprintf("publish stream: %v", err))
+}
+
+// fail says that the connection has ended: what its lanes have sent without an answer may be in
 // the log, and they go on elsewhere.
 func (s *pubStream) fail(err error) {
 	s.mu.Lock()
@@ -218,11 +222,9 @@ func (s *pubStream) fail(err error) {
 	close(s.gone)
 	lanes := s.lanes // nothing is added any more
 	s.mu.Unlock()
-	s.str.CancelRead(0)
-	s.str.CancelWrite(0)
-	for _, att := range lanes {
-		if att != nil {
-			att.lane.streamLost(s)
+	for _, b := range lanes {
+		if b != nil {
+			b.lane.streamLost(s)
 		}
 	}
 }
@@ -232,8 +234,8 @@ func (s *pubStream) unanswered() bool {
 	s.mu.Lock()
 	lanes := slices.Clone(s.lanes)
 	s.mu.Unlock()
-	for _, att := range lanes {
-		if att != nil && att.lane.waitsOn(s) {
+	for _, b := range lanes {
+		if b != nil && b.lane.waitsOn(s) {
 			return true
 		}
 	}
@@ -246,9 +248,9 @@ func (s *pubStream) detach() (frames []byte) {
 	lanes := slices.Clone(s.lanes)
 	ended := s.err != nil
 	s.mu.Unlock()
-	for _, att := range lanes {
-		if att != nil && !ended && att.lane.sessionOn(s) {
-			frames = wire.Append(frames, &wire.Detach{Partition: uint64(att.lane.partition)})
+	for _, b := range lanes {
+		if b != nil && !ended && b.lane.sessionOn(s) {
+			frames = wire.Append(frames, &wire.Detach{Partition: uint64(b.lane.partition)})
 		}
 	}
 	return frames

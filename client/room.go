@@ -37,6 +37,7 @@ func (c *Client) query(ctx context.Context, room string, at time.Time) (wire.Inf
 	q := wire.Query{Room: room, Time: nanosOf(at)}
 	partition := wire.PartitionOf(room, len(c.lanes))
 	var overload *OverloadedError
+	broken := 0 // answers that make no sense
 	for tries := 0; ; {
 		if c.ctx.Err() != nil {
 			return wire.Info{}, ErrClosed
@@ -67,6 +68,10 @@ func (c *Client) query(ctx context.Context, room string, at time.Time) (wire.Inf
 			}
 			if refusal.retryAfter > 0 {
 				wait = spread(refusal.retryAfter)
+			}
+		} else if errors.Is(err, wire.ErrMalformed) {
+			if broken++; broken >= hardTries {
+				return wire.Info{}, err
 			}
 		}
 		if err := c.await(ctx, partition, lead, wait, changed); err != nil {
@@ -121,9 +126,13 @@ func (c *Client) ask(ctx context.Context, conn *conn, q *wire.Query) (wire.Info,
 	defer str.CancelRead(0)
 	str.SetDeadline(time.Now().Add(helloBudget))
 	if ctx.Done() != nil {
-		defer context.AfterFunc(ctx, func() { str.CancelRead(0) })()
+		defer context.AfterFunc(ctx, func() {
+			str.CancelRead(0)
+			str.CancelWrite(0)
+		})()
 	}
 	if _, err := str.Write(wire.Append(nil, q)); err != nil {
+		str.CancelWrite(0) // or the server waits for the rest, and we are short of a stream
 		return wire.Info{}, connError(err)
 	}
 	str.Close()
@@ -139,5 +148,5 @@ func (c *Client) ask(ctx context.Context, conn *conn, q *wire.Query) (wire.Info,
 	case typ == wire.TypeError:
 		return wire.Info{}, parseError(body)
 	}
-	return wire.Info{}, fmt.Errorf("server answers a query with %v", typ)
+	return wire.Info{}, fmt.Errorf("%w: server answers a query with %v", wire.ErrMalformed, typ)
 }

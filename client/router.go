@@ -173,7 +173,9 @@ func (r *router) partitions() int {
 }
 
 // learn takes over what a map says that is newer than what is known. Nodes
-// differ in what they know: for each partition the highest term wins.
+// differ in what they know: for each partition the highest term wins. Within a
+// term an unknown leader is filled in, and who named one may correct itself: it
+// may have heard of the term before it heard of its leader.
 func (r *router) learn(m *wire.Map, from string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -196,7 +198,7 @@ func (r *router) learn(m *wire.Map, from string) {
 		}
 		known := &r.leaders[i]
 		if told.term > known.term ||
-			told.term == known.term && (known.node == "" || told.node == "" && known.from == from) {
+			told.term == known.term && (known.node == "" || known.from == from) {
 			*known = told
 		}
 	}
@@ -371,7 +373,7 @@ func (r *router) connect(ctx context.Context, name string, given func() bool) (*
 		return nil, ErrClosed
 	case n == nil:
 		r.mu.Unlock()
-		return nil, errUnknown
+		return nil, errNoAddress
 	}
 	if c := n.live(); c != nil {
 		r.mu.Unlock()
@@ -380,7 +382,7 @@ func (r *router) connect(ctx context.Context, name string, given func() bool) (*
 	if n.dial == nil && !n.ready() {
 		err := errBackoff
 		if n.address() == "" {
-			err = errUnknown
+			err = errNoAddress
 		}
 		r.mu.Unlock()
 		return nil, err

@@ -61,7 +61,8 @@ func FromStart() SubscribeOption { return func(p *place) { *p = place{} } }
 // Subscribe has found it, nothing published later is missed.
 func FromNow() SubscribeOption { return func(p *place) { *p = place{ask: true, now: true} } }
 
-// FromTime starts at the first message published at t or later.
+// FromTime starts at the first message published at t or later, even if t has
+// yet to come.
 func FromTime(t time.Time) SubscribeOption {
 	return func(p *place) { *p = place{ask: true, time: t} }
 }
@@ -70,7 +71,8 @@ func FromTime(t time.Time) SubscribeOption {
 // published. When a node fails it carries on elsewhere, behind the last message
 // yielded. Leaving the loop or ending ctx ends the subscription. An error is
 // yielded at most once, as the last: ctx.Err(), ErrClosed, ErrBadRoom,
-// ErrDenied, a *BeyondHeadError. While the loop's body is busy the server
+// ErrDenied, a *BeyondHeadError, or what servers have sent against the protocol
+// again and again. While the loop's body is busy the server
 // waits, and nothing is queued.
 func (c *Client) Subscribe(ctx context.Context, room string, opts ...SubscribeOption) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
@@ -84,8 +86,10 @@ func (c *Client) Subscribe(ctx context.Context, room string, opts ...SubscribeOp
 	}
 }
 
-// errLeft: the caller has left the loop.
-var errLeft = errors.New("loop left")
+var (
+	errLeft  = errors.New("loop left") // by the caller
+	errOrder = errors.New("server does not keep the order")
+)
 
 const (
 	// helloBudget is how long a node may take to begin a subscription or answer
@@ -109,6 +113,7 @@ type subscription struct {
 	partition int
 
 	next    uint64 // the seq expected, 0: not known yet
+	from    int64  // what is older is left out until something is not; 0: nothing is
 	resumed bool   // a server has begun to serve it
 	tries   int    // attempts since the last message
 	hard    int    // of these, how many failed as they should not
@@ -163,9 +168,13 @@ func (s *subscription) resolve() error {
 	if err != nil {
 		return err
 	}
-	s.next = info.At
-	if s.place.now {
+	switch {
+	case s.place.now:
 		s.next = info.Last + 1
+	case info.At > info.Last: // nothing is as young yet, and what comes next need not be
+		s.next, s.from = info.At, nanosOf(s.place.time)
+	default:
+		s.next = info.At
 	}
 	return nil
 }
@@ -192,7 +201,10 @@ func (s *subscription) judge(err error) (wait time.Duration, end error) {
 	}
 	refusal, ok := errors.AsType[*codeError](err)
 	if !ok {
-		return wait, nil
+		if errors.Is(err, wire.ErrMalformed) || errors.Is(err, errOrder) {
+			end = s.strange(err)
+		}
+		return wait, end
 	}
 	switch refusal.code {
 	case wire.CodeBadRoom, wire.CodeDenied:
@@ -204,14 +216,26 @@ func (s *subscription) judge(err error) (wait time.Duration, end error) {
 		}
 		fallthrough // it was there before: this node must be behind
 	case wire.CodeProtocol, wire.CodeVersion, wire.CodeAuth:
-		if s.hard++; s.hard >= hardTries {
-			return 0, err
+		if end := s.strange(err); end != nil {
+			return 0, end
 		}
 	}
 	if refusal.retryAfter > 0 {
 		wait = max(wait, spread(refusal.retryAfter))
 	}
 	return wait, nil
+}
+
+// strange counts failures that should not happen and are not known to pass. It
+// tells of the first in a row, and gives up after some.
+func (s *subscription) strange(err error) (end error) {
+	if s.hard++; s.hard >= hardTries {
+		return err
+	}
+	if s.hard == 1 {
+		s.c.cfg.log.Warn("subscription fails, trying again", "room", s.room, "error", err)
+	}
+	return nil
 }
 
 // attempt follows the room on one node, as long as that goes.
@@ -250,6 +274,7 @@ func (s *subscription) follow(c *conn, yield func(Message, error) bool) error {
 	}
 	str.SetDeadline(time.Now().Add(helloBudget)) // until the server has begun
 	if _, err := str.Write(wire.Append(nil, &wire.Subscribe{Room: s.room, Next: s.next})); err != nil {
+		str.CancelWrite(0) // Close would wait for the rest to be written
 		return connError(err)
 	}
 	frames := wire.NewReader(listener{str, &c.alive}, wire.MaxDeliverFrame)
@@ -330,10 +355,14 @@ func (s *subscription) deliver(d *wire.Deliver, yield func(Message, error) bool)
 		case r.Seq < s.next:
 			return true // we have it
 		case r.Seq > s.next:
-			failed = fmt.Errorf("room %q: seq %d came where %d was due", s.room, r.Seq, s.next)
+			failed = fmt.Errorf("%w: room %q: seq %d came where %d was due", errOrder, s.room, r.Seq, s.next)
 			return false
 		}
 		s.progress(r.Seq)
+		if s.from != 0 && d.Time < s.from {
+			return true
+		}
+		s.from = 0
 		if !yield(Message{
 			Room:      s.room,
 			Seq:       r.Seq,
@@ -358,7 +387,7 @@ func (s *subscription) gap(g wire.Gap, yield func(Message, error) bool) error {
 	case g.To < s.next:
 		return nil
 	case g.From > s.next:
-		return fmt.Errorf("room %q: a gap from seq %d came where %d was due", s.room, g.From, s.next)
+		return fmt.Errorf("%w: room %q: a gap from seq %d came where %d was due", errOrder, s.room, g.From, s.next)
 	}
 	from := s.next
 	s.progress(g.To)

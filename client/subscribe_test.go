@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +70,104 @@ func TestSubscribePlaces(t *testing.T) {
 	}
 }
 
+// A time to come: what is published before it does not count, what comes behind
+// the first does, whatever its time.
+func TestFromATimeToCome(t *testing.T) {
+	f := startFake(t, 2, 1)
+	f.append("lobby", "a")
+	at := func(s int64, payload string) fakeMsg { return fakeMsg{payload: payload, time: fakeEpoch + s*1e9} }
+	times := 0
+	f.onSubscribe = func(n *fakeNode, s wire.Subscribe) []wire.Frame {
+		if times++; times == 1 {
+			return []wire.Frame{&wire.Subscribed{Next: s.Next}, deliver(2, at(4, "b")), &wire.Redirect{}}
+		}
+		return []wire.Frame{&wire.Subscribed{Next: s.Next}, deliver(s.Next, at(5, "c")), deliver(s.Next+1, at(4, "d"))}
+	}
+	c := f.dial(t)
+	if got := fmt.Sprint(collect(t, c, "lobby", 2, FromTime(time.Unix(0, fakeEpoch+5e9)))); got != "[3:c 4:d]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Servers that break the protocol again and again are told of once and given up.
+func TestBrokenServersAreGivenUp(t *testing.T) {
+	msg := fakeMsg{payload: "a", time: fakeEpoch}
+	for _, tt := range []struct {
+		name   string
+		frames []wire.Frame
+		want   error
+	}{
+		{name: "out of order", frames: []wire.Frame{&wire.Subscribed{Next: 1}, deliver(9, msg)}, want: errOrder},
+		{name: "a gap out of order", frames: []wire.Frame{&wire.Subscribed{Next: 1}, &wire.Gap{From: 9, To: 9}}, want: errOrder},
+		{name: "a frame that does not belong here", frames: []wire.Frame{&wire.Pong{}}, want: wire.ErrMalformed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := startFake(t, 2, 1)
+			f.append("lobby", "a")
+			var times atomic.Int32
+			f.onSubscribe = func(*fakeNode, wire.Subscribe) []wire.Frame {
+				times.Add(1)
+				return tt.frames
+			}
+			var lines []string
+			c := f.dial(t, WithLogger(slog.New(&gathering{Handler: slog.DiscardHandler, got: &lines})))
+			for m, err := range c.Subscribe(within(t), "lobby", After(0)) {
+				if !errors.Is(err, tt.want) {
+					t.Errorf("%+v, %v", m, err)
+				}
+			}
+			c.Close()
+			if n := times.Load(); n != hardTries {
+				t.Errorf("%d attempts", n)
+			}
+			if n := strings.Count(fmt.Sprint(lines), "subscription fails"); n != 1 {
+				t.Errorf("logged %q", lines)
+			}
+		})
+	}
+}
+
+// A server that answers queries with nonsense is given up too.
+func TestBrokenQueryIsGivenUp(t *testing.T) {
+	f := startFake(t, 1, 1)
+	f.answer = &wire.Pong{}
+	c := f.dial(t)
+	if _, err := c.Room(within(t), "lobby"); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A question that cannot be put gives its stream back.
+func TestQueryThatIsNotTaken(t *testing.T) {
+	f := startFake(t, 1, 1, func(f *fake) {
+		f.limits.Subscriptions = 1
+		f.window = 100
+		f.stalled = make(chan struct{})
+	})
+	c := f.dial(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	var asked sync.WaitGroup
+	const streams = 16 // and the control stream
+	for range streams {
+		asked.Go(func() {
+			// Too long for one packet, so that writing it waits for the server.
+			q := &wire.Query{Room: strings.Repeat("r", 5000)}
+			if _, err := c.ask(ctx, c.router.home, q); err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+	for range streams {
+		f.await(t, "stream n1")
+	}
+	cancel()
+	asked.Wait()
+	close(f.stalled)
+	if _, err := c.Room(within(t), "lobby"); err != nil {
+		t.Error(err)
+	}
+}
+
 // What is published between the look for the last seq and the first message,
 // while the connection breaks, is not lost.
 func TestFromNowIsResolvedOnce(t *testing.T) {
@@ -111,6 +213,14 @@ func TestSubscriptionResumes(t *testing.T) {
 	}
 	if fmt.Sprint(got) != "[1:a 2:b 3:c 4:d]" {
 		t.Errorf("got %v", got)
+	}
+	asked := make(map[string]bool)
+	for len(f.events) > 0 {
+		e := <-f.events
+		asked[e[strings.LastIndex(e, " ")+1:]] = strings.HasPrefix(e, "subscribe")
+	}
+	if !asked["0"] || !asked["3"] || !asked["4"] {
+		t.Errorf("asked for %v", asked)
 	}
 }
 
