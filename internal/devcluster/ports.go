@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 	"syscall"
 )
 
@@ -17,22 +18,50 @@ const (
 	highestFree = 32000
 )
 
-// freePorts finds n ports on which neither TCP nor UDP is bound. They are not
-// held: someone else may take one before it is used.
+// Processes that look for ports at the same time, as the tests of several
+// packages do, must not find the same ones: ports are taken in blocks, and a
+// process holds the first port of each block it has taken for as long as it lives.
+const blockSize = 100
+
+var blocks struct {
+	sync.Mutex
+	held      []net.Listener
+	next, end int // ports of the newest block that were not given out yet
+}
+
+// freePorts finds n ports on which neither TCP nor UDP is bound. They are given
+// out once.
 func freePorts(n int) ([]int, error) {
+	blocks.Lock()
+	defer blocks.Unlock()
 	ports := make([]int, 0, n)
-	taken := make(map[int]bool)
-	for range 200 * n {
-		if len(ports) == n {
-			return ports, nil
+	for len(ports) < n {
+		if blocks.next == blocks.end {
+			if err := takeBlock(); err != nil {
+				return nil, err
+			}
 		}
-		port := lowestFree + rand.IntN(highestFree-lowestFree)
-		if !taken[port] && probe("tcp", address(port)) == nil && probe("udp", address(port)) == nil {
+		port := blocks.next
+		blocks.next++
+		if probe("tcp", address(port)) == nil && probe("udp", address(port)) == nil {
 			ports = append(ports, port)
 		}
-		taken[port] = true
 	}
-	return nil, fmt.Errorf("no %d free ports found in %d to %d", n, lowestFree, highestFree)
+	return ports, nil
+}
+
+// takeBlock needs blocks' mutex.
+func takeBlock() error {
+	const count = (highestFree - lowestFree) / blockSize
+	for _, i := range rand.Perm(count) {
+		first := lowestFree + i*blockSize
+		if held, err := net.Listen("tcp", address(first)); err == nil {
+			blocks.held = append(blocks.held, held)
+			blocks.next, blocks.end = first+1, first+blockSize
+			return nil
+		}
+	}
+	return fmt.Errorf("no free block of ports found in %d to %d", lowestFree, highestFree)
 }
 
 // FreeAddrs finds n addresses of 127.0.0.1 on which neither TCP nor UDP is
