@@ -95,6 +95,9 @@ func (f *follower) run(ctx context.Context, next partition.Seq) wire.Frame {
 		wait, err := f.advance()
 		var failed *readError
 		switch {
+		case errors.As(err, &failed) && f.sent > 0: // in the middle of a frame
+			f.stream.CancelWrite(quic.StreamErrorCode(wire.CodeInternal))
+			return nil
 		case errors.As(err, &failed):
 			return &wire.Error{Code: wire.CodeInternal, Reason: failed.Error()}
 		case err != nil:
