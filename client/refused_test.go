@@ -106,7 +106,10 @@ func TestAttachedOfAnEarlierAttach(t *testing.T) {
 	}
 	l.stream, l.binding, l.attachDue = s, b, true
 	l.fill(nil, s, 1000)
-	l.begin()
+	old := l.session
+	if l.begin(); l.session == old {
+		t.Error("the session is the old one")
+	}
 	if l.onAttached(s, &wire.Attached{Attach: 1}); l.opened {
 		t.Error("opened before its Attach was written")
 	}
@@ -227,27 +230,46 @@ func TestEndedPublishIsNotSentAgain(t *testing.T) {
 
 // What nobody waits for any more keeps its counter while it may be in the log.
 func TestEndedPublishThatMayBeInTheLog(t *testing.T) {
-	f := startFake(t, 1, 1)
-	refuse := make(chan struct{})
-	scripted(f, func(payload string, times int, _ wire.SessionID, _ uint64) act {
-		if payload != "m1" || times > 1 {
-			return act{}
-		}
-		f.event("m1")
-		<-refuse
-		return act{refuse: &wire.Refused{Code: wire.CodeUnknownOutcome, Maybe: true}, apply: true}
-	})
-	c := f.dial(t)
-	first, cancel := publishWith(t, c, "m1")
-	second, _ := publishWith(t, c, "m2")
-	f.await(t, "m1")
-	cancel()
-	if _, err := first.Wait(within(t)); !errors.Is(err, ErrOutcomeUnknown) {
-		t.Errorf("m1: %v", err)
-	}
-	close(refuse)
-	if r, err := second.Wait(within(t)); err != nil || r.Seq != 2 {
-		t.Errorf("m2: %+v, %v", r, err)
+	for _, tt := range []struct {
+		name   string
+		before []act // what happens to m1 at first
+		refuse wire.Refused
+		apply  bool
+	}{
+		{name: "the server cannot tell", refuse: wire.Refused{Code: wire.CodeUnknownOutcome, Maybe: true}, apply: true},
+		{name: "the server wants a higher one", refuse: wire.Refused{Code: wire.CodeOutOfOrder, Want: 2}, apply: true},
+		{name: "an earlier attempt got no answer", before: []act{{noAck: true}}, refuse: wire.Refused{Code: wire.CodeOverloaded, RetryAfter: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := startFake(t, 1, 1)
+			refuse := make(chan struct{})
+			scripted(f, func(payload string, times int, _ wire.SessionID, _ uint64) act {
+				switch {
+				case payload == "m1" && times <= len(tt.before):
+					return tt.before[times-1]
+				case payload == "m1" && times == len(tt.before)+1:
+					f.event("m1")
+					<-refuse
+					return act{refuse: &tt.refuse, apply: tt.apply}
+				case payload == "m2" && times == 1 && tt.before != nil: // the last word to m1 too
+					return act{refuse: &wire.Refused{Code: wire.CodeOverloaded, RetryAfter: 1}}
+				}
+				return act{}
+			})
+			c := f.dial(t)
+			first, cancel := publishWith(t, c, "m1")
+			second, _ := publishWith(t, c, "m2")
+			f.await(t, "m1")
+			cancel()
+			if _, err := first.Wait(within(t)); !errors.Is(err, ErrOutcomeUnknown) {
+				t.Errorf("m1: %v", err)
+			}
+			close(refuse)
+			if r, err := second.Wait(within(t)); err != nil || r.Seq != 2 {
+				t.Errorf("m2: %+v, %v", r, err)
+			}
+			checkLog(t, f, "lobby", []*Pending{first, second})
+		})
 	}
 }
 

@@ -15,6 +15,26 @@ import (
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
+func TestNanosOf(t *testing.T) {
+	const last = math.MaxInt64 / int64(time.Second) // the second that does not fit any more
+	for _, tt := range []struct {
+		at   time.Time
+		want int64
+	}{
+		{time.Time{}, 0},
+		{time.Unix(0, -1), 0},
+		{time.Unix(0, 0), 0},
+		{time.Unix(1, 5), 1e9 + 5},
+		{time.Unix(last-1, 7), (last-1)*1e9 + 7},
+		{time.Unix(last, 0), math.MaxInt64},
+		{time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), math.MaxInt64},
+	} {
+		if got := nanosOf(tt.at); got != tt.want {
+			t.Errorf("nanosOf(%v) = %d, want %d", tt.at, got, tt.want)
+		}
+	}
+}
+
 // collect reads messages until it has n, as "seq:payload", gaps as "from-to".
 func collect(t testing.TB, c *Client, room string, n int, opts ...SubscribeOption) []string {
 	t.Helper()
@@ -308,15 +328,15 @@ func TestGaps(t *testing.T) {
 }
 
 func TestRedirected(t *testing.T) {
-	f := startFake(t, 3, 1)
+	f := startFake(t, 8, 1)
 	f.append("lobby", "a")
 	var served []string
 	f.onSubscribe = func(n *fakeNode, s wire.Subscribe) []wire.Frame {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		served = append(served, n.name)
-		if n.name != "n3" {
-			return []wire.Frame{&wire.Redirect{Node: "n3", Reason: "lags"}}
+		if n.name != "n7" {
+			return []wire.Frame{&wire.Redirect{Node: "n7", Reason: "lags"}}
 		}
 		return nil
 	}
@@ -324,7 +344,7 @@ func TestRedirected(t *testing.T) {
 	collect(t, c, "lobby", 1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if fmt.Sprint(served) != "[n1 n3]" {
+	if fmt.Sprint(served) != "[n1 n7]" {
 		t.Errorf("asked %v", served)
 	}
 }
@@ -400,7 +420,7 @@ func TestSubscriptionEnds(t *testing.T) {
 		f.append("lobby", "b") // so that the fake writes, and finds the reader gone
 		f.await(t, "left lobby")
 	})
-	t.Run("ctx ends while waiting", func(t *testing.T) {
+	t.Run("ctx ends in the loop", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(within(t))
 		defer cancel()
 		var errs []error
@@ -410,6 +430,28 @@ func TestSubscriptionEnds(t *testing.T) {
 			}
 			if m.Seq == 2 {
 				cancel()
+			}
+		}
+		if len(errs) != 1 || errs[0] != context.Canceled {
+			t.Errorf("yielded %v", errs)
+		}
+	})
+	t.Run("ctx ends while waiting", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(within(t))
+		defer cancel()
+		var errs []error
+		for m, err := range c.Subscribe(ctx, "lobby") {
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if m.Seq == 2 {
+				for len(f.events) > 0 {
+					<-f.events
+				}
+				go func() {
+					f.await(t, "ping n1") // nothing has come for a while
+					cancel()
+				}()
 			}
 		}
 		if len(errs) != 1 || errs[0] != context.Canceled {
