@@ -35,6 +35,7 @@ type Partition struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	full      atomic.Bool  // no more answers can be kept
 	entryTime atomic.Int64 // how long an entry takes from proposal to answer, ns, smoothed
 
 	mu      sync.RWMutex
@@ -118,6 +119,7 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 		}
 	}
 	p.applied = time.Now()
+	p.full.Store(p.machine.sessions.kept >= p.machine.keep)
 	return results
 }
 
@@ -295,6 +297,11 @@ func (p *Partition) readLog(r *room, next Seq, maxBytes int) (Batch, error) {
 		p.mu.RLock()
 		if batch.Next > r.last {
 			p.mu.RUnlock()
+			break
+		}
+		if batch.Next < r.first { // trimmed meanwhile
+			p.mu.RUnlock()
+			batch.Wait = ready
 			break
 		}
 		at, last := r.find(batch.Next)

@@ -47,7 +47,8 @@ type Publisher struct {
 	reply     Replier
 
 	mu       sync.Mutex
-	underway int // accepted and not yet answered
+	underway int  // accepted and not yet answered
+	taken    bool // a publish has been accepted
 	refusal  *Refusal
 	told     bool
 }
@@ -87,10 +88,18 @@ func (pub *Publisher) push(it item) {
 	if pub.refusal != nil {
 		return
 	}
+	if it.kind == kindPublish && pub.taken && pub.partition.full.Load() {
+		// One publish goes into the log to be refused there, since its floor may
+		// free what is kept; the others would only fill the log.
+		pub.refuse(refusalFor(it.counter, ErrWindow))
+		pub.settle(0)
+		return
+	}
 	err := pub.partition.queue.push(it)
 	switch {
 	case err == nil:
 		pub.underway++
+		pub.taken = pub.taken || it.kind == kindPublish
 		return
 	case it.kind == kindClose:
 		return
@@ -158,7 +167,7 @@ func (pub *Publisher) settle(n int) {
 func refusalFor(counter Counter, err error) Refusal {
 	r := Refusal{Counter: counter, Err: err}
 	switch {
-	case errors.Is(err, ErrTooManySessions):
+	case errors.Is(err, ErrTooManySessions), errors.Is(err, ErrWindow):
 		r.RetryAfter = maxRetryAfter
 	case errors.Is(err, raftlog.ErrUnknown):
 		r.Err, r.Maybe = errors.Join(ErrOutcomeUnknown, err), true

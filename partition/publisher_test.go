@@ -257,3 +257,20 @@ func TestRefusalFor(t *testing.T) {
 		})
 	}
 }
+
+// When no more answers can be kept, a publisher gets one publish into the log,
+// whose floor may free some, and the rest is refused without an entry.
+func TestPublisherOfAFullPartition(t *testing.T) {
+	p := &Partition{queue: newQueue(1 << 20), metrics: NewMetrics()}
+	p.full.Store(true)
+	pub := p.Attach(sessionID("anna"), newEvents())
+	for c := Counter(1); c <= 3; c++ {
+		pub.Publish(c, 1, nil, []byte("lobby"), nil)
+	}
+	if items := p.queue.takeNow(1<<20, nil); len(items) != 1 || items[0].counter != 1 {
+		t.Errorf("%d publishes are queued, want the first alone", len(items))
+	}
+	if r := pub.refusal; r == nil || r.Counter != 2 || !errors.Is(r.Err, ErrWindow) || r.Maybe || r.RetryAfter != maxRetryAfter {
+		t.Errorf("refusal = %+v", pub.refusal)
+	}
+}

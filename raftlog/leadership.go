@@ -38,7 +38,7 @@ func (g *Group) watch(inst *instance, events <-chan raft.Observation) {
 		select {
 		case <-events:
 		case <-tick.C:
-			g.store.checkHang()
+			g.store.checkHang(g.cfg.Heartbeat)
 		case <-inst.done:
 			return
 		}

@@ -3,7 +3,49 @@ package raftlog
 import (
 	"strings"
 	"testing"
+	"time"
 )
+
+func TestHangWatch(t *testing.T) {
+	const every = time.Second
+	type look struct {
+		after time.Duration
+		write int64
+	}
+	steady := func(n int, write int64) (looks []look) {
+		for range n {
+			looks = append(looks, look{every, write})
+		}
+		return looks
+	}
+	for _, tt := range []struct {
+		name  string
+		looks []look
+		want  int // how often it tells
+	}{
+		{"no write", steady(20, 0), 0},
+		{"a write of five looks", steady(5, 1), 0},
+		{"a write of six looks", steady(6, 1), 1},
+		{"a write that never returns is told once", steady(60, 1), 1},
+		{"another write each time", []look{{every, 1}, {every, 2}, {every, 3}, {every, 4}, {every, 5}, {every, 6}, {every, 7}}, 0},
+		{"the process was paused in a write", append(steady(2, 1), look{time.Hour, 1}, look{every, 1}, look{every, 2}), 0},
+		{"it hangs after the pause as well", append([]look{{every, 1}, {time.Hour, 1}}, steady(5, 1)...), 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var h hangWatch
+			now, told := int64(1), 0
+			for _, l := range tt.looks {
+				now += int64(l.after)
+				if h.look(l.write, now, every) {
+					told++
+				}
+			}
+			if told != tt.want {
+				t.Errorf("told %d times, want %d", told, tt.want)
+			}
+		})
+	}
+}
 
 // A leader whose disk hangs keeps its raft busy in the write, where it can
 // neither hand over nor step down: the others must miss it and elect, and its

@@ -25,8 +25,8 @@ type logStore struct {
 	ring  ring
 	fatal func(error)
 
-	began atomic.Int64 // when the write under way began, ns since 1970; 0: none is
-	hangs atomic.Bool  // fatal was told of it
+	began atomic.Int64 // when the write under way began, by sinceStart; 0: none is
+	hang  hangWatch
 
 	mu     sync.Mutex
 	failed error
@@ -41,20 +41,49 @@ const (
 	hangLimit  = 5 * time.Second
 )
 
-// writing returns how long the write under way has lasted.
-func (s *logStore) writing() time.Duration {
-	if began := s.began.Load(); began != 0 {
-		return time.Duration(time.Now().UnixNano() - began)
-	}
-	return 0
+// started makes times that a change of the wall clock does not touch.
+var started = time.Now()
+
+func sinceStart() int64 { return int64(time.Since(started)) + 1 }
+
+// stalled tells whether a write has lasted for longer than stallLimit.
+func (s *logStore) stalled() bool {
+	began := s.began.Load()
+	return began != 0 && sinceStart()-began > int64(stallLimit)
 }
 
-func (s *logStore) stalled() bool { return s.writing() > stallLimit }
+// hangWatch finds a write that never returns. It counts looks, not time: while
+// the whole process is paused no disk is to blame. It belongs to one goroutine.
+type hangWatch struct {
+	write int64         // the one that the last look found, by its begin
+	seen  time.Duration // how long the looks have found it
+	last  int64         // when the last look was
+	told  bool
+}
 
-// checkHang tells fatal of a write that has lasted too long.
-func (s *logStore) checkHang() {
-	if d := s.writing(); d > hangLimit && !s.hangs.Swap(true) {
-		s.fatal(fmt.Errorf("a write to %s has not returned for %v: the disk hangs", s.path, d.Round(time.Second)))
+// look is called about every so often with the write under way, and returns
+// true, once, when it has hung for too long.
+func (h *hangWatch) look(write, now int64, every time.Duration) bool {
+	onTime := now-h.last < 2*int64(every)
+	h.last = now
+	switch {
+	case write == 0 || write != h.write:
+		h.write, h.seen = write, 0
+		return false
+	case onTime:
+		h.seen += every
+	}
+	if h.seen < hangLimit || h.told {
+		return false
+	}
+	h.told = true
+	return true
+}
+
+// checkHang tells fatal of a write that hangs. One goroutine calls it, every so often.
+func (s *logStore) checkHang(every time.Duration) {
+	if s.hang.look(s.began.Load(), sinceStart(), every) {
+		s.fatal(fmt.Errorf("a write to %s has not returned for %v: the disk hangs", s.path, hangLimit))
 	}
 }
 
@@ -113,7 +142,7 @@ func (s *logStore) DeleteRange(min, max uint64) error {
 }
 
 func (s *logStore) write(what string, f func() error) error {
-	s.began.Store(time.Now().UnixNano())
+	s.began.Store(sinceStart())
 	defer s.began.Store(0)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -67,6 +67,7 @@ type follower struct {
 	delivered func(published int64, messages int)
 
 	next partition.Seq // to be sent next
+	read int           // how much to read at once: little for a slow client
 	sent int           // bytes already sent of the frame that next begins
 	buf  []byte        // the write under way
 	rest []byte        // of buf, what the client had no room for
@@ -84,7 +85,7 @@ func (f *follower) run(ctx context.Context, next partition.Seq) wire.Frame {
 	} else if last := f.reach(ctx, next); last != nil || ctx.Err() != nil {
 		return last
 	}
-	f.next = next
+	f.next, f.read = next, readBytes
 	if _, err := f.stream.Write(wire.Append(nil, &wire.Subscribed{Next: uint64(next)})); err != nil {
 		return nil
 	}
@@ -129,11 +130,14 @@ func (f *follower) advance() (wait <-chan struct{}, err error) {
 }
 
 func (f *follower) readAndSend() (wait <-chan struct{}, err error) {
-	batch, err := f.partition.Read(f.room, f.next, readBytes)
+	batch, err := f.partition.Read(f.room, f.next, f.read)
 	if err != nil {
 		return nil, &readError{err}
 	}
-	if g := batch.Gap; g != nil {
+	f.read = readBytes
+	if g := batch.Gap; g != nil && f.sent > 0 {
+		return nil, &readError{errors.New("what was being sent has been trimmed")}
+	} else if g != nil {
 		f.buf = wire.Append(f.buf[:0], &wire.Gap{From: uint64(g.From), To: uint64(g.To), Reason: wire.ReasonTrimmed})
 		f.next = batch.Next
 		return nil, f.write()
@@ -198,7 +202,7 @@ func (f *follower) write() error {
 	f.stream.SetWriteDeadline(time.Now().Add(patience))
 	n, err := f.stream.Write(f.buf)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		f.rest, err = f.buf[n:], nil
+		f.rest, f.read, err = f.buf[n:], writeBytes, nil
 	}
 	return err
 }
@@ -228,6 +232,8 @@ func (f *follower) wait(ctx context.Context, more <-chan struct{}) wire.Frame {
 func (f *follower) reach(ctx context.Context, next partition.Seq) wire.Frame {
 	timeout := time.NewTimer(lagWait)
 	defer timeout.Stop()
+	check, cancel := context.WithTimeout(ctx, lagWait)
+	defer cancel()
 	for {
 		_, last := f.partition.Head(f.room)
 		if next <= last+1 {
@@ -235,7 +241,7 @@ func (f *follower) reach(ctx context.Context, next partition.Seq) wire.Frame {
 		}
 		var again <-chan time.Time
 		if f.partition.Group().Leading() {
-			err := f.partition.CheckBeyond(ctx, f.room, next)
+			err := f.partition.CheckBeyond(check, f.room, next)
 			var beyond *partition.BeyondHeadError
 			switch {
 			case err == nil:

@@ -136,13 +136,15 @@ func TestProcessesAllKilled(t *testing.T) {
 }
 
 // TestProcessesPaused stops a leader in its tracks for longer than an election
-// takes, and lets it go on: it must not ack anything then that is not so.
+// takes, and longer than a disk may hang, and lets it go on: it must not ack
+// anything then that is not so, nor blame its disk. It takes 6 s of real time.
 func TestProcessesPaused(t *testing.T) {
 	p := StartProcesses(t, 4)
 	l := startLoad(p)
 	leader := p.Leader("lobby")
 	p.must(p.Pause(leader))
 	l.flows()
+	<-time.After(6 * time.Second)
 	p.must(p.Resume(leader))
 	p.Ready()
 	l.flows()
