@@ -20,7 +20,7 @@ const (
 
 // proposer turns what is queued into entries. Nothing waits for a batch to
 // fill: what has queued while the last entries were on their way goes into the
-// next. propose and answer are its only goroutines; propose owns the packer.
+// next. run and answer are its only goroutines; run owns the packer.
 // When both have ended, everything that was queued has been answered.
 type proposer struct {
 	queue    *queue

@@ -62,7 +62,8 @@ func (p *Partition) Attach(session SessionID, reply Replier) *Publisher {
 // Open proposes the session.
 func (pub *Publisher) Open() { pub.push(item{kind: kindOpen, message: message{from: pub}}) }
 
-// Detach proposes to forget the session, if the queue has room. There is no answer.
+// Detach proposes to forget the session, if the queue has room, also after a
+// refusal. There is no answer.
 func (pub *Publisher) Detach() { pub.push(item{kind: kindClose, message: message{from: pub}}) }
 
 // Publish queues one message. name, room and payload are copied; room and
@@ -85,7 +86,7 @@ func (pub *Publisher) Refuse(counter Counter, err error) {
 func (pub *Publisher) push(it item) {
 	pub.mu.Lock()
 	defer pub.mu.Unlock()
-	if pub.refusal != nil {
+	if pub.partition == nil || pub.refusal != nil && it.kind != kindClose {
 		return
 	}
 	if it.kind == kindPublish && pub.taken && pub.partition.full.Load() {

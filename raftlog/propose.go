@@ -65,6 +65,3 @@ func (p *Proposal) Wait(ctx context.Context) (any, error) {
 		return nil, fmt.Errorf("%w: raft was stopped", ErrUnknown)
 	}
 }
-
-// Done is closed when the outcome is known. It may never be.
-func (p *Proposal) Done() <-chan struct{} { return p.done }

@@ -111,7 +111,7 @@ func TestProposalsOfAnIsolatedLeaderAreUnknown(t *testing.T) {
 	if _, err := p.Wait(soon(t)); !errors.Is(err, ErrUnknown) {
 		t.Errorf("the proposal was answered %v, want ErrUnknown", err)
 	}
-	<-p.Done()
+	<-p.done
 	if _, err := p.Wait(soon(t)); !errors.Is(err, ErrUnknown) {
 		t.Errorf("asked again, it was answered %v", err)
 	}

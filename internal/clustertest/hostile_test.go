@@ -101,6 +101,25 @@ func TestManySessions(t *testing.T) {
 	c.unharmed()
 }
 
+// Nor does it help to have each session refused before the next is opened.
+func TestManyRefusedSessions(t *testing.T) {
+	c := Start(t, 1, 1, nil)
+	raw := c.DialRaw("n1")
+	const sessions = 300
+	str := raw.Open(&wire.Attach{Open: true})
+	str.Expect(wire.TypeAttached)
+	for i := range sessions {
+		str.Write(wire.AppendPublish(nil, 1, 0, "", "a\x07b", nil))
+		str.Expect(wire.TypeRefused)
+		a := &wire.Attach{Open: true}
+		binary.LittleEndian.PutUint64(a.Session[:], uint64(i+1))
+		str.Send(a)
+		str.Expect(wire.TypeAttached)
+	}
+	c.Until("one session is left", func() bool { return c.Node("n1").Partitions()[0].Sessions == 1 })
+	c.unharmed()
+}
+
 // Subscribers who do not read cost the server a write each, not what they would
 // have read.
 func TestStalledSubscribers(t *testing.T) {
