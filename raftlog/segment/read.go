@@ -1,0 +1,189 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+
+	"github.com/hashicorp/raft"
+)
+
+// readBytes is how much Read takes from the disk at once.
+const readBytes = 512 << 10
+
+// GetLog fills e with the entry at index, or with index and term alone if that is
+// the boundary's. It returns raft.ErrLogNotFound as it is (raft compares with
+// ==) for an index that is not held.
+func (l *Log) GetLog(index uint64, e *raft.Log) error {
+	p, err := l.find(index)
+	if err != nil {
+		return err
+	}
+	if p.s == nil {
+		_, term := l.Boundary()
+		*e = raft.Log{Index: index, Term: term}
+		return nil
+	}
+	b := make([]byte, p.end-p.at)
+	err = p.s.readAt(b, p.at)
+	if err == nil {
+		var r record
+		if r, err = p.s.decode(b, p.at, index); err == nil {
+			r.log(e)
+		}
+	}
+	return l.readError(p, err)
+}
+
+// readError translates what came of reading an entry at p: entries that were
+// dropped or cut meanwhile are not there, and not damaged.
+func (l *Log) readError(p spot, err error) error {
+	if err == nil || !errors.Is(err, errGone) && !errors.As(err, new(*DamageError)) {
+		return err
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if errors.Is(err, errGone) || l.cuts != p.cuts {
+		return raft.ErrLogNotFound
+	}
+	return err
+}
+
+// decode decodes the record at the beginning of b, which must be entry index.
+func (s *file) decode(b []byte, at int64, index uint64) (record, error) {
+	r, err := decodeRecord(b, s.seed)
+	switch {
+	case err != nil:
+		return r, s.damage(at, fmt.Sprintf("entry %d cannot be read: %v", index, err))
+	case r.index != index:
+		return r, s.damage(at, fmt.Sprintf("entry %d is where %d should be", r.index, index))
+	}
+	return r, nil
+}
+
+// spot is where an entry lies; the segment is nil for the boundary.
+type spot struct {
+	s       *file
+	last    place // of the segment
+	at, end int64 // the record's offset and that behind it; 0 if the index file has them
+	cuts    int   // the Log's, then
+}
+
+// find returns where index lies.
+func (l *Log) find(index uint64) (spot, error) {
+	for {
+		p, err := l.locate(index)
+		if err != nil || p.s == nil || p.at > 0 {
+			return p, err
+		}
+		p.at, p.end, err = l.indexed(p, index)
+		if !isNotExist(err) {
+			return p, err
+		}
+		// A cut has made this segment the last again: memory has the offsets now.
+		if again, err := l.locate(index); err == nil && again.s == p.s && again.at == 0 {
+			return p, p.s.damage(0, "its index file is missing")
+		}
+	}
+}
+
+// indexed reads an offset from a sealed segment's index file.
+func (l *Log) indexed(p spot, index uint64) (at, end int64, err error) {
+	p.s.mu.RLock() // the index file goes after the segment
+	defer p.s.mu.RUnlock()
+	if p.s.gone {
+		return 0, 0, raft.ErrLogNotFound
+	}
+	return l.opt.offsetsOf(p.s, index-p.s.first, p.last)
+}
+
+// locate finds index as far as memory tells.
+func (l *Log) locate(index uint64) (spot, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	first, last := l.bounds()
+	switch {
+	case l.closed:
+		return spot{}, errClosed
+	case index == l.boundary.index && index > 0:
+		return spot{}, nil
+	case index < first || index > last:
+		return spot{}, raft.ErrLogNotFound
+	}
+	i := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].first > index }) - 1
+	s := l.segments[i]
+	p := spot{s: s, last: s.last, cuts: l.cuts}
+	if s.at == nil {
+		return p, nil
+	}
+	n := index - s.first
+	p.at, p.end = int64(s.at[n]), s.last.end
+	if n+1 < uint64(len(s.at)) {
+		p.end = int64(s.at[n+1])
+	}
+	return p, nil
+}
+
+// Read calls f with the entries from one index to another, in order, until f
+// returns false. It reads large pieces; an entry's bytes stay as they are but
+// share memory with those beside it. It returns raft.ErrLogNotFound as it is if an
+// index is not held, or no more.
+func (l *Log) Read(from, to uint64, f func(*raft.Log) bool) error {
+	for from <= to {
+		p, err := l.find(from)
+		if err != nil {
+			return err
+		}
+		if p.s == nil {
+			return raft.ErrLogNotFound // the boundary is no entry
+		}
+		next, more, err := p.s.read(from, min(to, p.last.index), p.at, p.last.end, f)
+		if err != nil || !more {
+			return l.readError(p, err)
+		}
+		from = next
+	}
+	return nil
+}
+
+// read gives f the entries of one segment, of which the first is at offset at.
+func (s *file) read(from, to uint64, at, end int64, f func(*raft.Log) bool) (next uint64, more bool, err error) {
+	size := int64(readBytes)
+	for from <= to {
+		piece := make([]byte, min(size, end-at))
+		if err := s.readAt(piece, at); err != nil {
+			return from, false, err
+		}
+		used := int64(0)
+		for from <= to {
+			rest := piece[used:]
+			if need := needs(rest); need > int64(len(rest)) {
+				if used == 0 && need > end-at {
+					return from, false, s.damage(at, fmt.Sprintf("entry %d claims more bytes than there are", from))
+				}
+				size = max(readBytes, need)
+				break
+			}
+			r, err := s.decode(rest, at+used, from)
+			if err != nil {
+				return from, false, err
+			}
+			var e raft.Log
+			r.log(&e)
+			from, used = from+1, used+r.size
+			if !f(&e) {
+				return from, false, nil
+			}
+		}
+		at += used
+	}
+	return from, true, nil
+}
+
+// needs is how many bytes the record at the beginning of b takes, as far as b tells.
+func needs(b []byte) int64 {
+	if len(b) < headSize {
+		return headSize
+	}
+	return padded(bodyLength(b))
+}

@@ -1,0 +1,27 @@
+package vfs
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// Sync is fdatasync: bytes and size, not the times.
+func (f osFile) Sync() error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			if failed = syscall.Fdatasync(int(fd)); !errors.Is(failed, syscall.EINTR) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("fdatasync", failed)
+}
