@@ -20,21 +20,31 @@ var (
 	}
 	goldenPing = frame{typ: framePing, nonce: 0x0102}
 	goldenPong = frame{typ: framePong, nonce: 0x0102, received: 3, sent: -1}
+	goldenMark = frame{typ: frameMark, mark: Mark{Group: 0x01020304, Index: 4096, Hash: 0xfedcba9876543210}}
+	goldenAsk  = frame{typ: frameAsk, nonce: 0x0102, group: 7}
+	goldenTold = frame{typ: frameTold, nonce: 0x0102, known: true, state: State{Leader: "n3", Term: 5, Last: 0x0900}}
+	goldenNo   = frame{typ: frameTold, nonce: 0x0102}
+
+	goldenFrames = []frame{goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo}
 )
 
-// The bytes of version 1 never change.
+// The bytes of version 2 never change.
 func TestGoldenBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		got  []byte
 		want string
 	}{
-		{"hello", goldenHello.append(nil), "524c5048 01 1d00" +
+		{"hello", goldenHello.append(nil), "524c5048 02 1d00" +
 			"02 a00000000000000000000000000000af 04030201 026e31 026e32 0163"},
-		{"answer", goldenAnswer.append(nil), "524c5041 01 1a00" +
+		{"answer", goldenAnswer.append(nil), "524c5041 02 1a00" +
 			"06 b00000000000000000000000000000bf 026e32 026e6f 0100 69"},
 		{"ping", goldenPing.append(nil), "0900 01 0201000000000000"},
 		{"pong", goldenPong.append(nil), "1900 02 0201000000000000 0300000000000000 ffffffffffffffff"},
+		{"mark", goldenMark.append(nil), "1500 03 04030201 0010000000000000 1032547698badcfe"},
+		{"ask", goldenAsk.append(nil), "0d00 04 0201000000000000 07000000"},
+		{"told", goldenTold.append(nil), "1d00 05 0201000000000000 01 0500000000000000 0009000000000000 026e33"},
+		{"told nothing", goldenNo.append(nil), "1b00 05 0201000000000000 00 0000000000000000 0000000000000000 00"},
 	} {
 		if want := strings.ReplaceAll(tt.want, " ", ""); hex.EncodeToString(tt.got) != want {
 			t.Errorf("%s is %x, want %s", tt.name, tt.got, want)
@@ -51,7 +61,7 @@ func TestDecodeGolden(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(a, goldenAnswer) {
 		t.Errorf("answer %+v, %v", a, err)
 	}
-	for _, want := range []frame{goldenPing, goldenPong} {
+	for _, want := range goldenFrames {
 		if f, err := readFrame(bytes.NewReader(want.append(nil))); err != nil || f != want {
 			t.Errorf("frame %+v, %v", f, err)
 		}
@@ -75,7 +85,7 @@ func TestBadHandshakes(t *testing.T) {
 		{"half a body", good[:20], io.ErrUnexpectedEOF},
 		{"other magic", with(0, 'X'), errMalformed},
 		{"an answer", goldenAnswer.append(nil), errMalformed},
-		{"other version", with(4, 2), versionError(2)},
+		{"other version", with(4, 1), versionError(1)},
 		{"beyond the bound", with(5, 0xff, 0xff), errMalformed},
 		{"unknown kind", with(7, 3), errMalformed},
 		{"a string too long for the body", with(28, 200), errMalformed},
@@ -84,6 +94,37 @@ func TestBadHandshakes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, err := readHello(bytes.NewReader(tt.in)); !errors.Is(err, tt.want) {
 				t.Errorf("error %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestBadFrames(t *testing.T) {
+	told := func(change ...byte) []byte { // known, then the lowest byte of the term
+		b := goldenTold.append(nil)
+		copy(b[11:], change)
+		return b
+	}
+	long := frame{typ: frameTold, known: true, state: State{Leader: strings.Repeat("l", maxString)}}
+	if got, err := readFrame(bytes.NewReader(long.append(nil))); err != nil || got != long {
+		t.Errorf("the longest frame: %v", err)
+	}
+	for _, tt := range []struct {
+		name string
+		in   []byte
+		want string
+	}{
+		{"no type", []byte{0, 0}, "type 0"},
+		{"unknown type", []byte{1, 0, 6}, "type 6"},
+		{"a short mark", append([]byte{0x14, 0}, goldenMark.append(nil)[2:22]...), "type 3: cut short"},
+		{"a long ask", append([]byte{0x0e, 0}, append(goldenAsk.append(nil)[2:], 0)...), "type 4: 1 bytes too many"},
+		{"known neither 0 nor 1", told(2), "known is 2"},
+		{"not known, with a term", told(0, 9), "known is 0"},
+		{"one byte beyond the longest", []byte{0x1b, 0x01}, "283 bytes, at most 282"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := readFrame(bytes.NewReader(tt.in)); !errors.Is(err, errMalformed) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
 			}
 		})
 	}
@@ -139,8 +180,9 @@ func FuzzAnswer(f *testing.F) {
 }
 
 func FuzzFrame(f *testing.F) {
-	f.Add(goldenPing.append(nil))
-	f.Add(goldenPong.append(nil))
+	for _, golden := range goldenFrames {
+		f.Add(golden.append(nil))
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		fr, err := readFrame(bytes.NewReader(in))
 		if err != nil {

@@ -9,19 +9,33 @@ import (
 // After its handshake a link carries frames:
 //
 //	length  2 bytes  of type and body
-//	type    1 byte   1 ping, 2 pong
+//	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told
 //	body
 //
 //	ping:  nonce 8 bytes
 //	pong:  nonce 8 bytes, the ping's
 //	       received 8 bytes, sent 8 bytes: when the ping came and the pong left,
 //	       by the clock of the one who answers, signed nanoseconds since 1970 UTC
+//	mark:  group 4 bytes, index 8 bytes, hash 8 bytes: the sender's replica has
+//	       this rolling hash after the entry at index
+//	ask:   nonce 8 bytes, group 4 bytes
+//	told:  nonce 8 bytes, the ask's
+//	       known 1 byte, 0 or 1; with 0 all that follows is zero
+//	       term 8 bytes, last 8 bytes, leader string: the group as the one who
+//	       answers sees it
 //
-// Integers are little endian. Either end may ping and must answer a ping.
+// Integers are little endian; a string is one byte of length and its bytes.
+// Either end may ping and must answer a ping. Marks and asks go from the dialer
+// to the acceptor, told the other way. A frame of another type, or one that does
+// not go this way, ends the link.
 type frame struct {
 	typ            frameType
-	nonce          uint64
-	received, sent int64 // of a pong
+	nonce          uint64 // of all but a mark
+	received, sent int64  // of a pong
+	mark           Mark   // of a mark
+	group          uint32 // of an ask
+	known          bool   // of a told
+	state          State  // of a told
 }
 
 type frameType uint8
@@ -29,25 +43,38 @@ type frameType uint8
 const (
 	framePing frameType = 1
 	framePong frameType = 2
+	frameMark frameType = 3
+	frameAsk  frameType = 4
+	frameTold frameType = 5
 )
 
-const (
-	pingSize = 1 + 8
-	pongSize = 1 + 3*8
-	maxFrame = pongSize
-)
+// maxFrame is a told with the longest leader's name.
+const maxFrame = 1 + 8 + 1 + 2*8 + 1 + maxString
 
 func (f frame) append(dst []byte) []byte {
-	if f.typ == framePing {
-		dst = binary.LittleEndian.AppendUint16(dst, pingSize)
-		dst = append(dst, byte(f.typ))
-		return binary.LittleEndian.AppendUint64(dst, f.nonce)
+	start := len(dst)
+	dst = append(dst, 0, 0, byte(f.typ))
+	u64 := binary.LittleEndian.AppendUint64
+	switch f.typ {
+	case framePing:
+		dst = u64(dst, f.nonce)
+	case framePong:
+		dst = u64(u64(u64(dst, f.nonce), uint64(f.received)), uint64(f.sent))
+	case frameMark:
+		dst = binary.LittleEndian.AppendUint32(dst, f.mark.Group)
+		dst = u64(u64(dst, f.mark.Index), f.mark.Hash)
+	case frameAsk:
+		dst = binary.LittleEndian.AppendUint32(u64(dst, f.nonce), f.group)
+	case frameTold:
+		known := byte(0)
+		if f.known {
+			known = 1
+		}
+		dst = append(u64(dst, f.nonce), known)
+		dst = appendString(u64(u64(dst, f.state.Term), f.state.Last), f.state.Leader)
 	}
-	dst = binary.LittleEndian.AppendUint16(dst, pongSize)
-	dst = append(dst, byte(f.typ))
-	dst = binary.LittleEndian.AppendUint64(dst, f.nonce)
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(f.received))
-	return binary.LittleEndian.AppendUint64(dst, uint64(f.sent))
+	binary.LittleEndian.PutUint16(dst[start:], uint16(len(dst)-start-2))
+	return dst
 }
 
 // readFrame reads one frame from r and takes no byte beyond it.
@@ -69,11 +96,23 @@ func readFrame(r io.Reader) (frame, error) {
 func decodeFrame(b []byte) (frame, error) {
 	d := decoder{rest: b}
 	f := frame{typ: frameType(d.byte())}
-	f.nonce = d.uint64()
 	switch f.typ {
 	case framePing:
+		f.nonce = d.uint64()
 	case framePong:
-		f.received, f.sent = int64(d.uint64()), int64(d.uint64())
+		f.nonce, f.received, f.sent = d.uint64(), int64(d.uint64()), int64(d.uint64())
+	case frameMark:
+		f.mark = Mark{Group: d.uint32(), Index: d.uint64(), Hash: d.uint64()}
+	case frameAsk:
+		f.nonce, f.group = d.uint64(), d.uint32()
+	case frameTold:
+		f.nonce = d.uint64()
+		known := d.byte()
+		f.known = known == 1
+		f.state = State{Term: d.uint64(), Last: d.uint64(), Leader: d.string()}
+		if known > 1 || known == 0 && f.state != (State{}) {
+			return frame{}, malformed("told: known is %d, with the state %+v", known, f.state)
+		}
 	default:
 		return frame{}, malformed("link frame: type %d", f.typ)
 	}

@@ -1,7 +1,8 @@
 // Package peer links the nodes of a cluster: mutual TLS 1.3 over TCP, one
 // listener per node for all Raft groups.
 //
-//	Network ── one link to every other node: liveness, clock offset, its Info
+//	Network ── one link to every other node: liveness, clock offset, its Info,
+//	   │       marks (hashes of replicas), questions about a group
 //	   └────── Streams(group): the raft.StreamLayer of that group
 //
 // Every connection begins with a handshake (handshake.go) that names the

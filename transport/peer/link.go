@@ -23,13 +23,24 @@ type session struct {
 	cancel   context.CancelFunc
 	answered chan struct{} // one token: a ping was answered
 
-	mu    sync.Mutex
-	nonce uint64       // of the last ping
-	pings [8]time.Time // when those not yet answered left, by nonce modulo 8; zero: none
+	marks     *markBox      // to be sent
+	asking    chan struct{} // a token for each question of ours under way
+	asks      chan frame    // to be sent
+	questions chan frame    // of the other end, not yet answered
+
+	mu      sync.Mutex
+	nonce   uint64       // of the last ping
+	pings   [8]time.Time // when those not yet answered left, by nonce modulo 8; zero: none
+	lastAsk uint64       // nonce of the last question
+	answers map[uint64]chan frame
 }
 
 func (n *Network) newSession(p *peer, i instance, raw net.Conn, conn *tls.Conn) *session {
-	s := &session{net: n, peer: p, instance: i, raw: raw, conn: conn, answered: make(chan struct{}, 1)}
+	s := &session{
+		net: n, peer: p, instance: i, raw: raw, conn: conn, answered: make(chan struct{}, 1),
+		marks: newMarkBox(), asking: make(chan struct{}, maxAsking), asks: make(chan frame, maxAsking),
+		questions: make(chan frame, maxQuestions), answers: make(map[uint64]chan frame),
+	}
 	s.ctx, s.cancel = context.WithCancel(n.ctx)
 	return s
 }
@@ -109,6 +120,9 @@ func (n *Network) dialLink(p *peer) (*session, error) {
 		return nil, ErrClosed // Close has closed raw
 	}
 	p.out, p.info, p.clock = s, a.info, clock{}
+	for _, m := range n.marks {
+		s.marks.put(markKey{group: m.Group}, m)
+	}
 	n.metrics.linksUp.Inc()
 	n.announce()
 	return s, nil
@@ -150,17 +164,24 @@ func (n *Network) greet(raw net.Conn, conn *tls.Conn, p *peer, k kind, group uin
 // runLink serves a link of ours until it ends, and says why it did.
 func (n *Network) runLink(s *session) error {
 	var pinger sync.WaitGroup
-	pinger.Go(s.pingLoop)
+	pinger.Go(s.talk)
 	err := s.read(framePong)
 	n.end(s)
 	pinger.Wait()
 	return err
 }
 
-// serve answers on a link of another node until it ends.
+// serve answers on a link of another node until it ends. Why it ended the other
+// end says in its own log, unless it does not know what it did wrong.
 func (n *Network) serve(s *session) {
-	_ = s.read(framePing) // the other end says in its own log what went wrong
+	var answerer sync.WaitGroup
+	answerer.Go(s.answerLoop)
+	err := s.read(framePing)
+	if errors.Is(err, errMalformed) && n.news("link of "+s.peer.name, "malformed", s.instance) {
+		n.log.Warn("ended the link of a node that breaks the protocol", "node", s.peer.name, "from", s.raw.RemoteAddr(), "err", err)
+	}
 	n.end(s)
+	answerer.Wait()
 }
 
 // end closes a session and every stream that came or went by its leave. It may
@@ -184,14 +205,20 @@ func (n *Network) end(s *session) {
 	n.drop(s.raw)
 }
 
-// pingLoop is the goroutine that pings, from the start to the end of a session.
-func (s *session) pingLoop() {
+// talk is the goroutine that pings, asks and sends marks on a link of ours, from
+// its start to its end.
+func (s *session) talk() {
 	ticker := time.NewTicker(s.net.timing.ping)
 	defer ticker.Stop()
+	s.ping()
 	for {
-		s.ping()
 		select {
 		case <-ticker.C:
+			s.ping()
+		case f := <-s.asks:
+			s.send(f)
+		case <-s.marks.more:
+			s.sendMarks()
 		case <-s.ctx.Done():
 			return
 		}
@@ -208,15 +235,18 @@ func (s *session) ping() {
 	s.send(frame{typ: framePing, nonce: nonce})
 }
 
-func (s *session) send(f frame) {
+func (s *session) send(f frame) { s.write(f.append(nil)) }
+
+func (s *session) write(b []byte) {
 	s.conn.SetWriteDeadline(time.Now().Add(s.net.timing.silence))
-	if _, err := s.conn.Write(f.append(nil)); err != nil {
+	if _, err := s.conn.Write(b); err != nil {
 		s.raw.Close() // wakes the reader
 	}
 }
 
-// read answers pings and takes pongs until the session ends. A session
-// without a frame of type alive for too long ends too.
+// read takes frames until the session ends. A session without a frame of type
+// alive, pings at the acceptor's end and pongs at the dialer's, for too long ends
+// too.
 func (s *session) read(alive frameType) error {
 	silence := s.net.timing.silence
 	s.conn.SetReadDeadline(time.Now().Add(silence))
@@ -228,13 +258,22 @@ func (s *session) read(alive frameType) error {
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		if f.typ == framePong && !s.pong(f, now) {
-			continue // answers nothing we asked
-		}
-		if f.typ == framePing {
+		switch now, dialed := time.Now(), alive == framePong; {
+		case f.typ == framePing:
 			received := now.UnixNano()
 			s.send(frame{typ: framePong, nonce: f.nonce, received: received, sent: received + int64(time.Since(now))})
+		case f.typ == framePong:
+			if !s.pong(f, now) {
+				continue // answers nothing we asked
+			}
+		case f.typ == frameTold && dialed:
+			s.told(f)
+		case f.typ == frameMark && !dialed:
+			s.marked(f.mark)
+		case f.typ == frameAsk && !dialed:
+			s.question(f)
+		default:
+			return malformed("link frame: type %d does not go this way", f.typ)
 		}
 		if f.typ == alive {
 			s.conn.SetReadDeadline(time.Now().Add(silence))

@@ -47,7 +47,18 @@ type Config struct {
 	Cert tls.Certificate // names Node among its DNS names, for client and server use
 	CA   *x509.CertPool  // has signed every node's certificate
 
-	Info   []byte       // what the others are told about this node, at most 4 KiB
+	Info []byte // what the others are told about this node, at most 4 KiB
+
+	// OnMark is told the marks of other nodes, for groups that are open here: the
+	// newest of each, some may be skipped. One call at a time.
+	OnMark func(node string, m Mark)
+	// Answer tells other nodes how this one sees a group; false: it cannot say. It
+	// may be called concurrently, once for each other node.
+	//
+	// Neither is called by a goroutine that keeps a link alive, but Close waits
+	// for both: they must return and not call Close.
+	Answer func(group uint32) (State, bool)
+
 	Logger *slog.Logger // nil: slog.Default
 }
 
@@ -99,6 +110,7 @@ type Network struct {
 	wg       sync.WaitGroup // all goroutines of the Network
 	halfOpen halfOpen       // handshakes under way
 	failed   chan error     // holds the first fatal finding
+	marksIn  *markBox       // of other nodes, on their way to OnMark
 
 	mu      sync.Mutex
 	closed  bool
@@ -106,6 +118,7 @@ type Network struct {
 	conns   map[net.Conn]struct{}  // every TCP connection there is, for Close
 	streams map[*stream]struct{}   // dialed and accepted, those in their handshake too
 	layers  map[uint32]*layer      // open groups
+	marks   map[uint32]Mark        // the last one sent of each group
 	told    map[string]toldRefusal // by node or host: what was logged last about it
 }
 
@@ -153,11 +166,16 @@ func listen(cfg Config, t timing) (*Network, error) {
 
 func start(cfg Config, t timing, listener net.Listener) *Network {
 	n := newNetwork(cfg, t, listener)
+	n.run()
+	return n
+}
+
+func (n *Network) run() {
 	n.wg.Go(n.acceptLoop)
+	n.wg.Go(n.markLoop)
 	for _, p := range n.peers {
 		n.wg.Go(func() { n.keepLink(p) })
 	}
-	return n
 }
 
 func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
@@ -170,6 +188,8 @@ func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
 		conns:     make(map[net.Conn]struct{}),
 		streams:   make(map[*stream]struct{}),
 		layers:    make(map[uint32]*layer),
+		marks:     make(map[uint32]Mark),
+		marksIn:   newMarkBox(),
 		told:      make(map[string]toldRefusal),
 	}
 	if n.log == nil {

@@ -183,15 +183,17 @@ func TestHellosThatAreRefused(t *testing.T) {
 func TestAnotherVersionIsToldSo(t *testing.T) {
 	c := newCluster(t, "n1", "n2")
 	c.start("n1")
-	conn := c.call("n1", c.ca.certFor(t, "n2"))
-	b := hello{kind: kindLink, from: "n2", to: "n1"}.append(nil)
-	b[4] = version + 1
-	_, err := conn.Write(b)
-	must(t, err)
-	a, err := readAnswer(conn)
-	must(t, err)
-	if a.status != statusVersion || !strings.Contains(a.reason, "version 2") {
-		t.Errorf("answer %v %q", a.status, a.reason)
+	for _, theirs := range []byte{version - 1, version + 1} {
+		conn := c.call("n1", c.ca.certFor(t, "n2"))
+		b := hello{kind: kindLink, from: "n2", to: "n1"}.append(nil)
+		b[4] = theirs
+		_, err := conn.Write(b)
+		must(t, err)
+		a, err := readAnswer(conn)
+		must(t, err)
+		if a.status != statusVersion || !strings.Contains(a.reason, fmt.Sprintf("you speak version %d", theirs)) {
+			t.Errorf("answer %v %q", a.status, a.reason)
+		}
 	}
 }
 
@@ -226,7 +228,7 @@ func TestGarbageOnThePort(t *testing.T) {
 		raw.(*net.TCPConn).CloseWrite()
 		end(raw)
 	}
-	for _, garbage := range []string{"garbage", "RLPH\x01\xff\xff", "RLPH\x01\x02\x00\x07\x07"} {
+	for _, garbage := range []string{"garbage", "RLPH\x02\xff\xff", "RLPH\x02\x02\x00\x07\x07"} {
 		conn := c.call("n1", cert)
 		_, err := io.WriteString(conn, garbage)
 		must(t, err)
@@ -599,6 +601,7 @@ func TestGroupsOpenAndCloseAlone(t *testing.T) {
 	c := newCluster(t, "n1", "n2")
 	n1, n2 := c.start("n1"), c.start("n2")
 	awaitUp(t, n1, "n2")
+	awaitUp(t, n2, "n1")
 	one, two := n2.Streams(1), n2.Streams(2)
 	dial := func(group uint32) (net.Conn, error) { return n1.Streams(group).Dial("n2", patience) }
 
@@ -939,7 +942,7 @@ func TestRetryAfter(t *testing.T) {
 		{io.EOF, 20 * time.Millisecond, 200 * time.Millisecond},
 		{&refusedError{status: statusBusy}, 20 * time.Millisecond, 200 * time.Millisecond},
 		{&refusedError{status: statusCluster}, 500 * time.Millisecond, time.Second},
-		{fmt.Errorf("answer: %w", versionError(2)), 500 * time.Millisecond, time.Second},
+		{fmt.Errorf("answer: %w", versionError(1)), 500 * time.Millisecond, time.Second},
 	} {
 		for range 100 {
 			if d := n.retryAfter(tt.err); d < tt.least || d > tt.most {
