@@ -151,14 +151,15 @@ type call struct {
 
 // run is a log in use, and what it has promised at each moment.
 type run struct {
-	disk  *crashfs.FS
-	log   *segment.Log
-	start []image // what may be found at first
-	from  int     // operations made before this run
-	calls []call
-	now   image
-	term  uint64
-	life  uint64 // counts the entries made, so that no two have the same bytes
+	disk   *crashfs.FS
+	log    *segment.Log
+	start  []image // what may be found at first
+	from   int     // operations made before this run
+	closed bool    // what is found was closed in order
+	calls  []call
+	now    image
+	term   uint64
+	life   uint64 // counts the entries made, so that no two have the same bytes
 }
 
 func options(disk *crashfs.FS) segment.Options {

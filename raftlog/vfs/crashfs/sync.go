@@ -17,7 +17,7 @@ type Sync struct {
 }
 
 func newSync(path string, dir bool) *Sync {
-	pcs := make([]uintptr, 24)
+	pcs := make([]uintptr, 12)
 	return &Sync{Dir: dir, Path: path, pcs: pcs[:runtime.Callers(3, pcs)]}
 }
 
