@@ -10,6 +10,22 @@
 // Machine is plain data: no goroutine, no clock, no network; what varies
 // travels in the entry. Partition owns the goroutines and is safe for
 // concurrent use.
+//
+// The log is the message store. Checkpoints, which are entries of it, divide it
+// into chunks:
+//
+//	... ─ checkpoint C1 ─ entries ─ checkpoint C2 ─ entries that are new
+//	        snapshot C1   chunk C2     snapshot C2     open chunk: hot places
+//	                      C2.rooms
+//
+// At a checkpoint every replica freezes a view of its Machine (view.go) and
+// writes down beside its work where the chunk's messages are (roomfile.go) and
+// the state itself (snapshot.go). Whoever starts reads the newest snapshot and
+// what follows it. Readers go from the tail to hot places to index files
+// (read.go, course.go). Retention (retention.go) is an entry too: it raises floors
+// to a checkpoint, everywhere alike; files follow. Snapshot and log together make
+// every other byte again, so all of it can be checked (replay.go), and replicas
+// compare rolling hashes (marks.go).
 package partition
 
 import (

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/roomlog/roomlog/raftlog"
 )
 
 // An entry is what one Raft log entry holds. Integers are uvarints unless a
@@ -22,6 +24,8 @@ import (
 //	kind 2, open sessions:   ttl in ms; count, then per session: id 16 bytes
 //	kind 3, close sessions:  count, then per session: id 16 bytes
 //	kind 4, tick:            ttl in ms
+//	kind 5, checkpoint:      index of the checkpoint before, 0 for the first
+//	kind 6, trim:            checkpoint index; count, then per policy: prefix string, checkpoint index
 //
 // Runs are in the order of arrival: a run is Count publishes of one session
 // with consecutive counters, and they are the next Count records of its block.
@@ -42,6 +46,9 @@ const (
 	kindOpen    entryKind = 2
 	kindClose   entryKind = 3
 	kindTick    entryKind = 4
+
+	kindCheckpoint entryKind = 5
+	kindTrim       entryKind = 6
 )
 
 // errEntryVersion: the entry is of a later version of this program. Passing it
@@ -60,6 +67,8 @@ type entry struct {
 	sessions []sessionRef
 	runs     []run
 	blocks   []block
+	index    raftlog.Index // kindCheckpoint: of the one before; kindTrim: the floor
+	prefixes []prefixFloor // kindTrim
 }
 
 type sessionRef struct {
@@ -89,6 +98,16 @@ type decoder struct {
 
 func (d *decoder) number() uint64 {
 	v, n := binary.Uvarint(d.rest)
+	if n <= 0 {
+		d.rest, d.bad = nil, true
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) signed() int64 {
+	v, n := binary.Varint(d.rest)
 	if n <= 0 {
 		d.rest, d.bad = nil, true
 		return 0
@@ -154,6 +173,10 @@ func (e *entry) decode(data []byte) error {
 		e.decodeIDs(&d)
 	case kindTick:
 		e.decodeTTL(&d)
+	case kindCheckpoint:
+		e.index = raftlog.Index(d.number())
+	case kindTrim:
+		e.decodeTrim(&d)
 	default:
 		return fmt.Errorf("%w: kind %d", errEntryVersion, e.kind)
 	}
@@ -167,6 +190,15 @@ func (e *entry) decodeTTL(d *decoder) {
 	ms := d.number()
 	d.bad = d.bad || ms > 1<<40
 	e.ttl = time.Duration(ms) * time.Millisecond
+}
+
+func (e *entry) decodeTrim(d *decoder) {
+	e.index, e.prefixes = raftlog.Index(d.number()), e.prefixes[:0]
+	count := d.length(2)
+	d.bad = d.bad || count > MaxPolicies
+	for range count {
+		e.prefixes = append(e.prefixes, prefixFloor{prefix: string(d.text()), index: raftlog.Index(d.number())})
+	}
 }
 
 func (e *entry) decodeIDs(d *decoder) {
@@ -230,6 +262,41 @@ func decodeBlock(d *decoder) block {
 	return b
 }
 
+// isCheckpoint tells whether data claims to be a checkpoint.
+func isCheckpoint(data []byte) bool {
+	return len(data) > 1 && data[0] == entryVersion && entryKind(data[1]) == kindCheckpoint
+}
+
+// blockIn finds room's block in a publish entry that decode has accepted before:
+// it looks at no more than it must.
+func blockIn(entry []byte, room string) (block []byte, now int64, ok bool) {
+	if len(entry) < 10 || entry[0] != entryVersion || entryKind(entry[1]) != kindPublish {
+		return nil, 0, false
+	}
+	now = int64(binary.LittleEndian.Uint64(entry[2:]))
+	d := decoder{rest: entry[10:]}
+	for range d.length(17) {
+		d.next(16)
+		d.number()
+	}
+	for range 4 * d.length(4) {
+		d.number()
+	}
+	for range d.length(3) {
+		name, data := d.text(), d.text()
+		if string(name) == room {
+			return data, now, !d.bad
+		}
+	}
+	return nil, now, false
+}
+
+// records tells how many records a block has.
+func records(block []byte) int {
+	d := decoder{rest: block}
+	return d.length(2)
+}
+
 // nextPayload takes the first record from records.
 func nextPayload(records []byte) (payload, rest []byte) {
 	d := decoder{rest: records}
@@ -268,6 +335,19 @@ func encodeClose(now int64, ids []SessionID) []byte {
 
 func encodeTick(now int64, ttl time.Duration) []byte {
 	return binary.AppendUvarint(appendHead(nil, kindTick, now), uint64(ttl.Milliseconds()))
+}
+
+func encodeCheckpoint(now int64, previous raftlog.Index) []byte {
+	return binary.AppendUvarint(appendHead(nil, kindCheckpoint, now), uint64(previous))
+}
+
+func encodeTrim(now int64, floor raftlog.Index, prefixes []prefixFloor) []byte {
+	dst := binary.AppendUvarint(appendHead(nil, kindTrim, now), uint64(floor))
+	dst = binary.AppendUvarint(dst, uint64(len(prefixes)))
+	for _, p := range prefixes {
+		dst = binary.AppendUvarint(appendText(dst, p.prefix), uint64(p.index))
+	}
+	return dst
 }
 
 // message is one publish on its way into an entry.

@@ -39,6 +39,8 @@ var goldenEntries = []struct {
 	)},
 	{"4-tick", "ten minutes", encodeTick(goldenTime+3, 10*time.Minute)},
 	{"5-close", "session ben", encodeClose(goldenTime+4, sessionIDs("ben"))},
+	{"6-checkpoint", "behind that at 1000", encodeCheckpoint(goldenTime+5, 1000)},
+	{"7-trim", "up to 1000, rooms match… up to 200000", encodeTrim(goldenTime+6, 1000, []prefixFloor{{prefix: "match", index: 200_000}})},
 }
 
 // TestGolden holds the entries' bytes fast: logs are made of them.
@@ -238,7 +240,7 @@ func TestDecodeEdges(t *testing.T) {
 		{"nothing", "", errMalformed},
 		{"a later version, however short", "\x02", errEntryVersion},
 		{"version 0", "\x00", errEntryVersion},
-		{"a later kind", "\x01\x05" + head[2:], errEntryVersion},
+		{"a later kind", "\x01\x07" + head[2:], errEntryVersion},
 		{"kind 0", "\x01\x00" + head[2:], errEntryVersion},
 		{"the longest time to live", head + number(1<<40) + "\x00", nil},
 		{"a longer one", head + number(1<<40+1) + "\x00", errMalformed},

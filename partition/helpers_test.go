@@ -1,9 +1,12 @@
 package partition
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -124,62 +127,176 @@ func readBlock(b Block) (records []got, err error) {
 	return records, err
 }
 
-// ledger is a machine and the log it was given: Read without a Partition.
+// ledger is a machine and what a replica keeps for it on disk: Read without a
+// Partition.
 type ledger struct {
 	*Machine
 	entries map[raftlog.Index][]byte
 	last    raftlog.Index
+	files   map[raftlog.Index][]byte // by checkpoint
+	snaps   map[raftlog.Index][]byte
+	late    bool // views are settled only when they must be
 }
 
+const ledgerGroup = 7
+
 func newLedger() *ledger {
-	return &ledger{Machine: NewMachine(), entries: map[raftlog.Index][]byte{}}
+	return &ledger{
+		Machine: NewMachine(), entries: map[raftlog.Index][]byte{},
+		files: map[raftlog.Index][]byte{}, snaps: map[raftlog.Index][]byte{},
+	}
 }
 
 // add applies data at the next index.
 func (l *ledger) add(data []byte) (Outcome, error) {
+	if isCheckpoint(data) {
+		l.write()
+	}
 	l.last++
 	l.entries[l.last] = data
-	return l.Apply(l.last, data)
+	out, err := l.Apply(l.last, data)
+	if out.Checkpoint && !l.late {
+		l.write()
+	}
+	return out, err
 }
 
-// read returns the messages of room from seq next on, block by block.
-func (l *ledger) read(name string, next Seq) (all []got, err error) {
+// write writes down and settles the view, if there is one.
+func (l *ledger) write() {
+	v := l.view
+	if v == nil {
+		return
+	}
+	var rooms, snap bytes.Buffer
+	if err := v.writeRooms(l.Machine, noLock{}, ledgerGroup, &rooms, onward); err != nil {
+		panic(err)
+	}
+	if err := v.writeSnapshot(l.Machine, noLock{}, &snap, onward); err != nil {
+		panic(err)
+	}
+	l.files[v.index], l.snaps[v.index] = rooms.Bytes(), snap.Bytes()
+	if err := v.settle(l.Machine, noLock{}, onward); err != nil {
+		panic(err)
+	}
+}
+
+// restored returns a ledger that begins with the snapshot at index and has been
+// given what came behind it. It has the other's files.
+func (l *ledger) restored(index raftlog.Index) (*ledger, error) {
+	m, err := readSnapshot(index, bytes.NewReader(l.snaps[index]))
+	if err != nil {
+		return nil, err
+	}
+	m.limit, m.window, m.keep = l.limit, l.window, l.keep
+	r := &ledger{Machine: m, last: index, entries: maps.Clone(l.entries), files: l.files, snaps: maps.Clone(l.snaps), late: l.late}
+	maps.DeleteFunc(r.snaps, func(at raftlog.Index, _ []byte) bool { return at > index })
+	for r.last < l.last {
+		r.add(l.entries[r.last+1])
+	}
+	return r, nil
+}
+
+// Read is that of a raftlog.Group.
+func (l *ledger) Read(from raftlog.Index, maxBytes int) (entries []raftlog.Entry, next raftlog.Index, err error) {
+	for next = from; next <= l.last && maxBytes > 0; next++ {
+		data, ok := l.entries[next]
+		if !ok {
+			return nil, next, raftlog.ErrNotFound
+		}
+		entries = append(entries, raftlog.Entry{Index: next, Data: data})
+		maxBytes -= len(data)
+	}
+	return entries, next, nil
+}
+
+// course fills in what is in a file.
+func (l *ledger) course(loc location, name string) (course, error) {
+	if loc.inFile {
+		r, err := readRecord(bytes.NewReader(l.files[loc.to]), loc.offset, name)
+		if err != nil {
+			return course{}, err
+		}
+		loc.places, loc.drops = r.places, r.drops
+	}
+	return loc.course, nil
+}
+
+// blocks visits the room's blocks from the one with seq next on.
+func (l *ledger) blocks(name string, next Seq, visit func(Block)) error {
 	r := l.rooms[name]
 	if r == nil {
-		return nil, nil
+		return nil
 	}
-	var e entry
+	next = max(next, l.first(r))
 	for next <= r.last {
-		p, last := r.find(next)
-		b, n, err := p.reread(&e, name, last, l.entries[p.index])
+		c, err := l.course(l.locate(r, next), name)
 		if err != nil {
-			return all, err
+			return err
 		}
-		b.Dropped = l.dropped[blockID{p.index, n}]
-		b = b.behind(next)
-		records, err := readBlock(b)
+		c.from(next)
+		was := next
+		err = c.walk(l, name, 1, func(b Block) bool {
+			if b.Last >= next {
+				visit(b.behind(next))
+				next = b.Last + 1
+			}
+			return true
+		})
 		if err != nil {
-			return all, err
+			return err
 		}
-		all = append(all, records...)
-		next = b.Last + 1
+		if next == was {
+			return fmt.Errorf("room %s: nothing at seq %d", name, next)
+		}
 	}
-	return all, nil
+	return nil
+}
+
+// read returns the messages of room from seq next on that are held.
+func (l *ledger) read(name string, next Seq) (all []got, err error) {
+	bad := l.blocks(name, next, func(b Block) {
+		records, fault := readBlock(b)
+		err = errors.Join(err, fault)
+		all = append(all, records...)
+	})
+	return all, errors.Join(err, bad)
+}
+
+// at returns the first seq at or after time t.
+func (l *ledger) firstAt(name string, t int64) (Seq, error) {
+	r := l.rooms[name]
+	loc, at, inside := l.locateTime(r, t)
+	if !inside {
+		return at, nil
+	}
+	c, err := l.course(loc, name)
+	if err != nil {
+		return 0, err
+	}
+	c.until(t)
+	at = c.last + 1
+	err = c.walk(l, name, 1, func(b Block) bool {
+		if b.Time >= t {
+			at = b.First
+		}
+		return b.Time < t
+	})
+	return max(at, l.first(r)), err
 }
 
 // checkMachine tells what in m cannot be.
 func checkMachine(m *Machine) error {
-	for name, r := range m.rooms {
-		if name != r.name || r.last < r.first || len(r.places) == 0 || r.places[0].first != r.first {
-			return fmt.Errorf("room %q: %+v", name, r)
+	if len(m.rooms) != m.table.len() {
+		return fmt.Errorf("%d rooms, %d in the table", len(m.rooms), m.table.len())
+	}
+	for i := range m.table.len() {
+		if err := checkRoom(m, m.table.at(i)); err != nil {
+			return err
 		}
-		for i, p := range r.places {
-			if i > 0 && (p.first <= r.places[i-1].first || p.index <= r.places[i-1].index || p.time < r.places[i-1].time) {
-				return fmt.Errorf("room %q: place %+v behind %+v", name, p, r.places[i-1])
-			}
-			if p.first > r.last || p.time > r.time {
-				return fmt.Errorf("room %q ends at %d, %d: place %+v", name, r.last, r.time, p)
-			}
+	}
+	for r, drops := range m.drops {
+		if m.rooms[r.name] != r || len(drops) == 0 || len(r.hot) == 0 && m.view == nil {
+			return fmt.Errorf("room %q has drops %v", r.name, drops)
 		}
 	}
 	n := 0
@@ -214,6 +331,29 @@ func checkMachine(m *Machine) error {
 	return nil
 }
 
+func checkRoom(m *Machine, r *room) error {
+	first := m.first(r)
+	if m.rooms[r.name] != r || r.last < 1 || first < 1 || first > r.last+1 || len(r.spans)+len(r.hot) == 0 && first <= r.last {
+		return fmt.Errorf("room %q from %d: %+v", r.name, first, r)
+	}
+	var before place
+	for i, s := range r.spans {
+		p := place{first: s.first, time: s.time, index: raftlog.Index(s.chunk) + 1}
+		if p.first <= before.first || p.index <= before.index || p.time < before.time || s.chunk >= m.chunks.openNumber() {
+			return fmt.Errorf("room %q: span %d of %+v", r.name, i, r.spans)
+		}
+		before = p
+	}
+	before.index = 0
+	for i, p := range r.hot {
+		if p.first <= before.first || p.index <= before.index || p.time < before.time || p.first > r.last || p.time > r.time {
+			return fmt.Errorf("room %q: place %d of %+v", r.name, i, r.hot)
+		}
+		before = p
+	}
+	return nil
+}
+
 func (m *Machine) checked(t interface{ Fatal(...any) }) {
 	if err := checkMachine(m); err != nil {
 		t.Fatal(err)
@@ -224,19 +364,17 @@ func (m *Machine) checked(t interface{ Fatal(...any) }) {
 func (m *Machine) dump() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "index %d, hash %016x, clock %v, ttl %v, wall %d\n", m.index, m.hash, m.clock, m.ttl, m.wall)
-	for _, name := range sortedKeys(m.rooms) {
-		r := m.rooms[name]
-		fmt.Fprintf(&b, "room %q: %d to %d, time %d, places %v\n", name, r.first, r.last, r.time, r.places)
+	fmt.Fprintf(&b, "floor %d, number %d, closed %v, prefixes %v\n", m.chunks.floor, m.chunks.number, m.chunks.closed, m.chunks.prefixes)
+	for i := range m.table.len() {
+		r := m.table.at(i)
+		_, chunk := m.chunks.floorOf(r.name)
+		fmt.Fprintf(&b, "room %q: %d to %d, time %d, hash %016x, spans %v, places %v, drops %v\n",
+			r.name, m.first(r), r.last, r.time, r.hash, r.heldSpans(chunk), r.hot, m.drops[r])
 	}
 	for s := m.sessions.oldest; s != nil; s = s.newer {
 		fmt.Fprintf(&b, "session %x: last %d, floor %d, active %v, answers %v\n", s.id, s.last, s.floor, s.active, s.answers)
 	}
-	var dropped []string
-	for id, positions := range m.dropped {
-		dropped = append(dropped, fmt.Sprintf("dropped %v: %v", id, positions))
-	}
-	slices.Sort(dropped)
-	return b.String() + strings.Join(dropped, "\n")
+	return b.String()
 }
 
 func sortedKeys[V any](m map[string]V) []string {

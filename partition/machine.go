@@ -11,10 +11,12 @@ import (
 )
 
 // Machine gives numbers. It is deterministic: after the same entries every
-// replica's Machine is the same and has given the same answers. It is not safe
+// replica's Machine is the same and has given the same answers, whether it has
+// applied them all or was restored from a snapshot in between. It is not safe
 // for concurrent use.
 type Machine struct {
 	rooms    map[string]*room
+	table    table // the rooms in the order of their creation
 	sessions sessions
 	limit    int // of sessions
 	window   int // answers kept for a session
@@ -24,20 +26,16 @@ type Machine struct {
 	clock time.Duration // logical time: wall time, at most a second per entry
 	ttl   time.Duration // idle sessions live this long
 
-	// dropped records which messages of a block got no seq, because they were
-	// repeats or were refused.
-	dropped map[blockID][]uint32
+	chunks chunks
+	drops  map[*room][]drop // of what is hot
 
-	hash  uint64 // rolling, over everything numbered
+	hash  uint64 // rolling, over everything that decides the state
 	index raftlog.Index
 
+	view    *view // as of the last checkpoint, until it is settled
 	scratch entry
 	state   []numbering // of the entry being applied
-}
-
-type blockID struct {
-	index raftlog.Index
-	block int
+	at      uint64      // where the entry begins in its chunk
 }
 
 // NewMachine returns an empty machine.
@@ -48,7 +46,7 @@ func NewMachine() *Machine {
 		limit:    maxSessions,
 		window:   MaxWindow,
 		keep:     maxAnswers,
-		dropped:  map[blockID][]uint32{},
+		drops:    map[*room][]drop{},
 	}
 }
 
@@ -61,6 +59,11 @@ type Outcome struct {
 	Opened []error
 	// Blocks are the numbered ones of the entry.
 	Blocks []Block
+	// Checkpoint: the entry closed a chunk. Its view must be settled before
+	// the next checkpoint.
+	Checkpoint bool
+	// Trimmed: the entry raised a floor.
+	Trimmed bool
 }
 
 // Answer tells the outcome of Count publishes of one session: counter
@@ -92,6 +95,8 @@ type Block struct {
 // must not go on.
 func (m *Machine) Apply(index raftlog.Index, data []byte) (Outcome, error) {
 	m.index = index
+	m.at = m.chunks.open.bytes
+	m.chunks.open.bytes += uint64(len(data)) + entryDiskCost
 	e := &m.scratch
 	if err := e.decode(data); err != nil {
 		return Outcome{}, fmt.Errorf("entry %d: %w", index, err)
@@ -104,15 +109,49 @@ func (m *Machine) Apply(index raftlog.Index, data []byte) (Outcome, error) {
 	case kindPublish:
 		return m.publish(index, e), nil
 	case kindOpen:
-		return Outcome{Opened: m.open(e.ids)}, nil
+		out := Outcome{Opened: m.open(e.ids)}
+		m.rollState(e.kind)
+		return out, nil
 	case kindClose:
 		for _, id := range e.ids {
 			if s := m.sessions.byID[id]; s != nil {
 				m.sessions.close(s)
 			}
 		}
+		m.rollState(e.kind)
+	case kindTick:
+		m.rollState(e.kind)
+	case kindCheckpoint:
+		return Outcome{Checkpoint: m.checkpoint(e.index)}, nil
+	case kindTrim:
+		return Outcome{Trimmed: m.trim(e)}, nil
 	}
 	return Outcome{}, nil
+}
+
+// checkpoint closes the open chunk and freezes a view, if previous is the
+// checkpoint before: of two proposals under way only the first counts.
+func (m *Machine) checkpoint(previous raftlog.Index) bool {
+	if previous != m.chunks.last() {
+		return false
+	}
+	m.rollState(kindCheckpoint, uint64(previous), uint64(m.table.len()), uint64(m.wall), m.chunks.open.bytes, m.chunks.open.messages)
+	m.chunks.close(m.index)
+	m.freeze()
+	return true
+}
+
+// trim raises the floors as far as the entry's indexes are checkpoints.
+func (m *Machine) trim(e *entry) bool {
+	raised := m.chunks.raise(e.index, e.prefixes)
+	if raised {
+		floors := []uint64{uint64(m.chunks.floor)}
+		for _, p := range m.chunks.prefixes {
+			floors = append(floors, xxhash.Sum64String(p.prefix), uint64(p.index))
+		}
+		m.rollState(kindTrim, floors...)
+	}
+	return raised
 }
 
 // advance moves logical time and forgets the sessions that have been idle too long.
@@ -166,12 +205,13 @@ func (m *Machine) begin(index raftlog.Index, e *entry) error {
 		r := m.rooms[string(b.room)]
 		switch {
 		case r == nil:
-			r = &room{name: string(b.room), first: 1}
+			r = &room{name: string(b.room)}
 			m.rooms[r.name] = r
 		case r.entry == index: // its seqs would not run on within a block
 			m.end()
 			return fmt.Errorf("%w: two blocks for room %q", errMalformed, r.name)
 		}
+		m.view.save(r)
 		r.entry = index
 		m.state = append(m.state, numbering{room: r, roomHash: xxhash.Sum64(b.room), records: b.records})
 	}
@@ -264,37 +304,90 @@ func (n *numbering) give(now int64) (Seq, int64) {
 
 // finish records where a block's messages lie.
 func (m *Machine) finish(index raftlog.Index, i int, e *entry, n *numbering, out *Outcome) {
-	if n.first == 0 {
-		return // repeats and refusals only
+	r := n.room
+	if n.first == 0 { // repeats and refusals only: readers who read on must know
+		if m.chunks.has(r) {
+			m.drops[r] = append(m.drops[r], drop{index: index})
+		}
+		return
+	}
+	if n.first == 1 {
+		m.table.add(r)
 	}
 	if len(n.dropped) > 0 {
-		m.dropped[blockID{index, i}] = n.dropped
+		m.drops[r] = append(m.drops[r], drop{index, n.dropped})
 	}
-	n.room.places = append(n.room.places, place{first: n.first, index: index, time: n.time})
+	if m.wantsPlace(r, n.time) {
+		r.hot = append(r.hot, place{first: n.first, index: index, time: n.time, at: m.at})
+	}
+	count := r.last + 1 - n.first
+	r.rate.add(n.time, int(count))
+	m.chunks.open.add(n.time, uint64(count))
 	b := Block{
-		Room: n.room.name, First: n.first, Last: n.room.last,
+		Room: r.name, First: n.first, Last: r.last,
 		Time: n.time, Dropped: n.dropped, Data: e.blocks[i].data,
 	}
-	m.roll(index, &b)
+	m.roll(index, n, &b)
 	out.Blocks = append(out.Blocks, b)
 }
 
-// roll adds a block to the rolling hash.
-func (m *Machine) roll(index raftlog.Index, b *Block) {
+// A room gets a place when this much of the log or of time has passed since its
+// last one; readers find what is between by reading on.
+const (
+	placeBytes = 16 << 10
+	placeTime  = int64(time.Second)
+)
+
+// wantsPlace tells whether the room's next messages, of the given time, get one.
+// The first ones of a chunk always do.
+func (m *Machine) wantsPlace(r *room, now int64) bool {
+	if !m.chunks.has(r) {
+		return true
+	}
+	last := &r.hot[len(r.hot)-1]
+	return m.at-last.at >= placeBytes || now-last.time >= placeTime
+}
+
+// roll adds a block to the room's rolling hash and that to the partition's.
+func (m *Machine) roll(index raftlog.Index, n *numbering, b *Block) {
 	var head [40]byte
-	binary.LittleEndian.PutUint64(head[0:], m.hash)
-	binary.LittleEndian.PutUint64(head[8:], uint64(index))
+	binary.LittleEndian.PutUint64(head[0:], n.room.hash)
+	binary.LittleEndian.PutUint64(head[8:], n.roomHash)
 	binary.LittleEndian.PutUint64(head[16:], uint64(b.First))
 	binary.LittleEndian.PutUint64(head[24:], uint64(b.Last))
 	binary.LittleEndian.PutUint64(head[32:], uint64(b.Time))
 	var d xxhash.Digest
 	d.Reset()
 	d.Write(head[:])
-	d.WriteString(b.Room)
 	for _, pos := range b.Dropped {
 		d.Write(binary.LittleEndian.AppendUint32(head[:0], pos))
 	}
 	d.Write(b.Data)
+	n.room.hash = d.Sum64()
+
+	binary.LittleEndian.PutUint64(head[0:], m.hash)
+	binary.LittleEndian.PutUint64(head[8:], uint64(index))
+	binary.LittleEndian.PutUint64(head[16:], n.room.hash)
+	m.hash = xxhash.Sum64(head[:24])
+}
+
+// rollState adds an entry that numbers nothing to the rolling hash, by what it
+// left behind.
+func (m *Machine) rollState(kind entryKind, more ...uint64) {
+	var d xxhash.Digest
+	d.Reset()
+	var word [8]byte
+	for _, v := range [...]uint64{
+		m.hash, uint64(m.index), uint64(kind), uint64(m.clock), uint64(m.ttl),
+		uint64(len(m.sessions.byID)), uint64(m.sessions.kept),
+	} {
+		binary.LittleEndian.PutUint64(word[:], v)
+		d.Write(word[:])
+	}
+	for _, v := range more {
+		binary.LittleEndian.PutUint64(word[:], v)
+		d.Write(word[:])
+	}
 	m.hash = d.Sum64()
 }
 
@@ -309,19 +402,4 @@ func (o *Outcome) add(a Answer) {
 		}
 	}
 	o.Answers = append(o.Answers, a)
-}
-
-// reread returns the block of room in the entry at p, which holds the seqs up
-// to last, and the block's place in the entry; Dropped is left out. It reads
-// nothing of a Machine.
-func (p place) reread(e *entry, room string, last Seq, data []byte) (Block, int, error) {
-	if err := e.decode(data); err != nil {
-		return Block{}, 0, fmt.Errorf("entry %d: %w", p.index, err)
-	}
-	for i := range e.blocks {
-		if string(e.blocks[i].room) == room {
-			return Block{Room: room, First: p.first, Last: last, Time: p.time, Data: e.blocks[i].data}, i, nil
-		}
-	}
-	return Block{}, 0, fmt.Errorf("entry %d holds nothing of room %q", p.index, room)
 }

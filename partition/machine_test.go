@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/datadriven"
+
+	"github.com/roomlog/roomlog/raftlog"
 )
 
 // TestMachine tells the stories in testdata/machine. Times are seconds.
@@ -20,7 +22,11 @@ import (
 //	publish at=T           a message a line: SESSION COUNTER [floor=N] [life=N] ROOM [NAME:] PAYLOAD
 //	raw                    an entry in hexadecimal
 //	read room=R [from=N]   what a reader gets who wants seq N first
-//	rooms, sessions, hash  what the machine holds
+//	checkpoint at=T [previous=N] [late]  late: its view is settled only before the next
+//	trim at=T [floor=N]    a prefix and its floor a line
+//	restore [from=N]       goes on with a machine restored from the snapshot at N, or the newest, and the log
+//	at room=R time=T       the first seq at or after T
+//	rooms, chunks, sessions, hash  what the machine holds
 //	limit sessions=N, window=N, answers=N
 func TestMachine(t *testing.T) {
 	datadriven.Walk(t, "testdata/machine", func(t *testing.T, path string) {
@@ -65,6 +71,16 @@ func (s *story) tell(t *testing.T, d *datadriven.TestData) string {
 		s.pass(data)
 	case "publish":
 		s.publish(t, d, now)
+	case "checkpoint":
+		s.checkpoint(t, d, now)
+	case "trim":
+		s.trim(t, d, now)
+	case "restore":
+		s.restore(t, d)
+	case "at":
+		s.tellAt(t, d)
+	case "chunks":
+		s.tellChunks()
 	case "read":
 		s.tellRead(t, d)
 	case "rooms":
@@ -121,15 +137,15 @@ func (s *story) publish(t *testing.T, d *datadriven.TestData, now int64) {
 		who := sessionName(publishers[a.Session].session)
 		switch {
 		case a.Err != nil:
-			s.say("%s %s: %v", who, span(a.Counter, a.Count), a.Err)
+			s.say("%s %s: %v", who, through(a.Counter, a.Count), a.Err)
 		case a.Duplicate:
-			s.say("%s %s: seq %s at %s, duplicate", who, span(a.Counter, a.Count), span(a.Seq, a.Count), seconds(a.Time))
+			s.say("%s %s: seq %s at %s, duplicate", who, through(a.Counter, a.Count), through(a.Seq, a.Count), seconds(a.Time))
 		default:
-			s.say("%s %s: seq %s at %s", who, span(a.Counter, a.Count), span(a.Seq, a.Count), seconds(a.Time))
+			s.say("%s %s: seq %s at %s", who, through(a.Counter, a.Count), through(a.Seq, a.Count), seconds(a.Time))
 		}
 	}
 	for _, b := range out.Blocks {
-		s.say("block of %s: seq %s at %s, dropped %v", b.Room, span(b.First, int(b.Last+1-b.First)), seconds(b.Time), b.Dropped)
+		s.say("block of %s: seq %s at %s, dropped %v", b.Room, through(b.First, int(b.Last+1-b.First)), seconds(b.Time), b.Dropped)
 		if _, err := readBlock(b); err != nil {
 			s.say("%v", err)
 		}
@@ -180,14 +196,90 @@ func (s *story) tellRead(t *testing.T, d *datadriven.TestData) {
 	}
 }
 
+func (s *story) checkpoint(t *testing.T, d *datadriven.TestData, now int64) {
+	previous := uint64(s.chunks.last())
+	d.MaybeScanArgs(t, "previous", &previous)
+	s.late = d.HasArg("late")
+	out, err := s.add(encodeCheckpoint(now, raftlog.Index(previous)))
+	if err != nil {
+		s.say("%v", err)
+	}
+	if out.Checkpoint {
+		s.say("checkpoint at %d", s.last)
+	} else {
+		s.say("no checkpoint")
+	}
+}
+
+func (s *story) trim(t *testing.T, d *datadriven.TestData, now int64) {
+	floor := uint64(0)
+	d.MaybeScanArgs(t, "floor", &floor)
+	var prefixes []prefixFloor
+	for _, line := range strings.Split(d.Input, "\n") {
+		var p prefixFloor
+		if n, _ := fmt.Sscanf(line, "%s %d", &p.prefix, &p.index); n == 2 {
+			prefixes = append(prefixes, p)
+		}
+	}
+	out, err := s.add(encodeTrim(now, raftlog.Index(floor), prefixes))
+	if err != nil {
+		s.say("%v", err)
+	}
+	if !out.Trimmed {
+		s.say("nothing trimmed")
+	}
+}
+
+// restore ends up where it was: the rest of the story is told by another machine.
+func (s *story) restore(t *testing.T, d *datadriven.TestData) {
+	s.write()
+	from := uint64(s.chunks.last())
+	d.MaybeScanArgs(t, "from", &from)
+	before := s.dump()
+	r, err := s.restored(raftlog.Index(from))
+	if err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	r.write()
+	if got := r.dump(); got != before {
+		d.Fatalf(t, "restored it is\n%s\nit was\n%s", got, before)
+	}
+	s.ledger = r
+}
+
+func (s *story) tellAt(t *testing.T, d *datadriven.TestData) {
+	room, at := "", 0.0
+	d.ScanArgs(t, "room", &room)
+	d.ScanArgs(t, "time", &at)
+	seq, err := s.firstAt(room, int64(math.Round(at*1e9)))
+	if err != nil {
+		s.say("%v", err)
+	}
+	s.say("seq %d", seq)
+}
+
 func (s *story) tellRooms() {
 	for _, name := range sortedKeys(s.rooms) {
 		r := s.rooms[name]
-		s.say("%s: %d to %d, last at %s", name, r.first, r.last, seconds(r.time))
-		for _, p := range r.places {
+		s.say("%s: %d to %d, last at %s", name, s.first(r), r.last, seconds(r.time))
+		for _, p := range r.spans {
+			s.say("  from seq %d: chunk %d, at %s", p.first, p.chunk, seconds(p.time))
+		}
+		for _, p := range r.hot {
 			s.say("  from seq %d: index %d, at %s", p.first, p.index, seconds(p.time))
 		}
 	}
+}
+
+func (s *story) tellChunks() {
+	s.say("floor %d", s.chunks.floor)
+	for i, c := range s.chunks.closed {
+		s.say("chunk %d: to %d, %d messages, the last at %s", int(s.chunks.number)+i, c.to, c.messages, seconds(c.time))
+	}
+	for _, p := range s.chunks.prefixes {
+		s.say("rooms %s…: floor %d", p.prefix, p.index)
+	}
+	s.say("open: %d messages", s.chunks.open.messages)
 }
 
 func (s *story) tellSessions() {
@@ -197,7 +289,7 @@ func (s *story) tellSessions() {
 	}
 }
 
-func span[N ~uint64](first N, count int) string {
+func through[N ~uint64](first N, count int) string {
 	if count == 1 {
 		return fmt.Sprint(first)
 	}

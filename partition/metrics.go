@@ -19,6 +19,8 @@ type Metrics struct {
 	subscribers prometheus.Gauge       // subscriptions served here
 	deliveries  prometheus.Counter     // messages handed to subscribers' connections
 	drift       prometheus.Histogram   // their age then
+	checkpoints prometheus.Histogram   // how long it took to write one down
+	trims       prometheus.Counter     // trims applied by this node's replicas
 }
 
 // NewMetrics returns metrics that are not registered yet.
@@ -48,6 +50,11 @@ func NewMetrics() *Metrics {
 			Namespace: "roomlog", Name: "drift_seconds", Help: "Age of messages when handed to a subscriber's connection.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 		}),
+		checkpoints: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "roomlog", Name: "checkpoint_seconds", Help: "Time from a checkpoint to its durable snapshot.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+		}),
+		trims: counter("trims_applied_total", "Trims applied by this node's replicas."),
 	}
 }
 
@@ -55,6 +62,7 @@ func NewMetrics() *Metrics {
 func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.entries, m.entryBytes, m.packed, m.messages, m.bytes, m.outcomes, m.refusals, m.subscribers, m.deliveries, m.drift,
+		m.checkpoints, m.trims,
 	}
 }
 
@@ -91,6 +99,10 @@ func (m *Metrics) refused(err error) {
 	}
 	m.refusals.WithLabelValues(reason).Inc()
 }
+
+func (m *Metrics) checkpointed(took time.Duration) { m.checkpoints.Observe(took.Seconds()) }
+
+func (m *Metrics) trimmed() { m.trims.Inc() }
 
 func (m *Metrics) subscribed(n int) { m.subscribers.Add(float64(n)) }
 

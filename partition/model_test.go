@@ -3,16 +3,23 @@ package partition
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/roomlog/roomlog/raftlog"
 	"pgregory.net/rapid"
 )
 
 // model is the numbering rules said again, without regard to cost: it remembers
-// everything and trims nothing.
+// everything, of what was trimmed too.
 type model struct {
+	index         int // of the last entry
+	checkpoints   []int
+	floor         int
+	prefixes      map[string]int
 	limit, window int
 	clock, ttl    time.Duration
 	wall          int64
@@ -33,6 +40,7 @@ type modelAnswer struct {
 }
 
 type modelMessage struct {
+	index         int
 	time          int64
 	name, payload string
 }
@@ -65,6 +73,45 @@ func (m *model) open(now int64, ttl time.Duration, names []string) (answers []st
 		}
 	}
 	return answers
+}
+
+func (m *model) checkpoint(now int64, previous int) {
+	m.advance(now)
+	last := 0
+	if n := len(m.checkpoints); n > 0 {
+		last = m.checkpoints[n-1]
+	}
+	if previous == last {
+		m.checkpoints = append(m.checkpoints, m.index)
+	}
+}
+
+func (m *model) trim(now int64, floor int, prefixes []prefixFloor) {
+	m.advance(now)
+	if slices.Contains(m.checkpoints, floor) {
+		m.floor = max(m.floor, floor)
+	}
+	for _, p := range prefixes {
+		if slices.Contains(m.checkpoints, int(p.index)) {
+			m.prefixes[p.prefix] = max(m.prefixes[p.prefix], int(p.index))
+		}
+	}
+}
+
+// first is the first seq of room above its floors.
+func (m *model) first(room string) int {
+	floor := m.floor
+	for prefix, at := range m.prefixes {
+		if strings.HasPrefix(room, prefix) {
+			floor = max(floor, at)
+		}
+	}
+	for i, msg := range m.rooms[room] {
+		if msg.index > floor {
+			return i + 1
+		}
+	}
+	return len(m.rooms[room]) + 1
 }
 
 func (m *model) close(now int64, names []string) {
@@ -117,7 +164,7 @@ func (m *model) publish(now int64, all []sent) (answers []string) {
 			if len(room) > 0 {
 				at = max(at, room[len(room)-1].time)
 			}
-			m.rooms[msg.room] = append(room, modelMessage{at, msg.name, msg.payload})
+			m.rooms[msg.room] = append(room, modelMessage{m.index, at, msg.name, msg.payload})
 			s.answers = append(s.answers, modelAnswer{msg.room, msg.payload, len(room) + 1, at})
 			answer = fmt.Sprintf("seq %d at %d", len(room)+1, at)
 		}
@@ -153,37 +200,85 @@ func answersOf(out Outcome, publishers []*Publisher) (answers []string) {
 
 // TestModel gives a machine and the model the same entries. A second machine
 // gets copies of them and has had other rooms and sessions before, so that its
-// maps go another way: it must end up the same.
+// maps go another way; a third is restored from snapshots in between, and the
+// views of each are written at other times: all end up the same, with the same
+// snapshots and index files.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l, twin := newLedger(), newLedger()
+		l.late, twin.late = true, rapid.Bool().Draw(t, "late")
 		for i := range rapid.IntRange(0, 100).Draw(t, "earlier") {
 			name := fmt.Sprint(i)
 			twin.rooms[name], twin.sessions.byID[sessionID(name)] = nil, nil
 			delete(twin.rooms, name)
 			delete(twin.sessions.byID, sessionID(name))
 		}
-		mod := &model{sessions: map[string]*modelSession{}, rooms: map[string][]modelMessage{}}
+		mod := &model{sessions: map[string]*modelSession{}, rooms: map[string][]modelMessage{}, prefixes: map[string]int{}}
 		mod.limit = rapid.IntRange(1, 4).Draw(t, "limit")
 		mod.window = rapid.IntRange(1, 5).Draw(t, "window")
 		for _, m := range []*Machine{l.Machine, twin.Machine} {
 			m.limit, m.window = mod.limit, mod.window
 		}
+		third := twin
 		g := &entries{now: rapid.Int64Range(-5, 1e9).Draw(t, "begin"), last: map[string]Counter{}}
-		for range rapid.IntRange(1, 40).Draw(t, "entries") {
+		for range rapid.IntRange(1, 60).Draw(t, "entries") {
 			data, want, gotten := g.draw(t, l, mod)
 			if strings.Join(gotten, "\n") != strings.Join(want, "\n") {
 				t.Fatalf("got\n%s\nwant\n%s", strings.Join(gotten, "\n"), strings.Join(want, "\n"))
 			}
 			twin.add(bytes.Clone(data))
+			if third != twin {
+				third.add(data)
+			}
+			switch rapid.IntRange(0, 20).Draw(t, "meanwhile") {
+			case 0:
+				l.write()
+			case 1:
+				third = restoreAny(t, twin)
+			case 2:
+				compareRooms(t, l, mod)
+			}
 		}
-		l.checked(t)
-		twin.checked(t)
-		if l.dump() != twin.dump() {
-			t.Fatalf("two machines differ:\n%s\n\n%s", l.dump(), twin.dump())
+		for _, other := range []*ledger{twin, third} {
+			compareLedgers(t, l, other)
 		}
 		compareRooms(t, l, mod)
+		compareRooms(t, third, mod)
 	})
+}
+
+// restoreAny returns what twin should be too, restored from one of its snapshots.
+func restoreAny(t *rapid.T, twin *ledger) *ledger {
+	twin.write()
+	if len(twin.snaps) == 0 {
+		return twin
+	}
+	from := rapid.SampledFrom(slices.Sorted(maps.Keys(twin.snaps))).Draw(t, "snapshot")
+	third, err := twin.restored(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return third
+}
+
+func compareLedgers(t *rapid.T, l, other *ledger) {
+	l.write()
+	other.write()
+	l.checked(t)
+	other.checked(t)
+	if l.dump() != other.dump() {
+		t.Fatalf("two machines differ:\n%s\n\n%s", l.dump(), other.dump())
+	}
+	for index, snap := range other.snaps {
+		if !bytes.Equal(l.snaps[index], snap) {
+			t.Fatalf("two snapshots at %d differ:\n%x\n%x", index, l.snaps[index], snap)
+		}
+	}
+	for index, file := range other.files {
+		if !bytes.Equal(l.files[index], file) {
+			t.Fatalf("two index files at %d differ:\n%x\n%x", index, l.files[index], file)
+		}
+	}
 }
 
 // entries draws what a leader might write.
@@ -196,7 +291,32 @@ func (g *entries) draw(t *rapid.T, l *ledger, mod *model) (data []byte, want, go
 	g.now += rapid.SampledFrom([]int64{0, 1, 1e6, 300e6, 1e9, 1e9 + 1, 5e9, 86400e9, -1, -3e9}).Draw(t, "passed")
 	ttl := rapid.SampledFrom([]time.Duration{0, time.Second, 3 * time.Second, time.Hour, time.Hour, time.Hour}).Draw(t, "ttl")
 	names := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}), 0, 4)
-	switch rapid.SampledFrom([]entryKind{kindPublish, kindPublish, kindPublish, kindOpen, kindOpen, kindClose, kindTick}).Draw(t, "kind") {
+	mod.index++
+	switch rapid.SampledFrom([]entryKind{
+		kindPublish, kindPublish, kindPublish, kindPublish, kindPublish, kindPublish, kindOpen, kindOpen, kindOpen, kindClose, kindTick,
+		kindCheckpoint, kindCheckpoint, kindTrim,
+	}).Draw(t, "kind") {
+	case kindCheckpoint:
+		previous := l.chunks.last()
+		if rapid.IntRange(0, 5).Draw(t, "second") == 0 {
+			previous = raftlog.Index(rapid.IntRange(0, mod.index).Draw(t, "previous"))
+		}
+		data = encodeCheckpoint(g.now, previous)
+		l.add(data)
+		mod.checkpoint(g.now, int(previous))
+	case kindTrim:
+		at := rapid.OneOf(rapid.SampledFrom(append([]int{0}, mod.checkpoints...)), rapid.IntRange(0, mod.index))
+		floor := at.Draw(t, "floor")
+		var prefixes []prefixFloor
+		for range rapid.IntRange(0, 3).Draw(t, "prefixes") {
+			prefixes = append(prefixes, prefixFloor{
+				prefix: rapid.SampledFrom([]string{"r", "s", "t", "", "x", "tt"}).Draw(t, "prefix"),
+				index:  raftlog.Index(at.Draw(t, "prefix floor")),
+			})
+		}
+		data = encodeTrim(g.now, raftlog.Index(floor), prefixes)
+		l.add(data)
+		mod.trim(g.now, floor, prefixes)
 	case kindOpen:
 		open := names.Draw(t, "open")
 		data = encodeOpen(g.now, ttl, sessionIDs(open...))
@@ -240,7 +360,7 @@ func (g *entries) message(t *rapid.T) sent {
 	m := sent{
 		session: rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "session"),
 		life:    rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "life"),
-		room:    rapid.SampledFrom([]string{"r", "s", "t"}).Draw(t, "room"),
+		room:    rapid.SampledFrom([]string{"r", "s", "t", "tt"}).Draw(t, "room"),
 		name:    rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "name"),
 		payload: rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "payload"),
 	}
@@ -265,46 +385,51 @@ func compareRooms(t *rapid.T, l *ledger, mod *model) {
 		t.Fatalf("%d rooms, want %d", len(l.rooms), len(mod.rooms))
 	}
 	for name, want := range mod.rooms {
-		r := l.rooms[name]
-		if r == nil || int(r.last) != len(want) {
-			t.Fatalf("room %s: %+v, want %d messages", name, r, len(want))
+		r, first := l.rooms[name], mod.first(name)
+		if r == nil || int(r.last) != len(want) || int(l.first(r)) != first {
+			t.Fatalf("room %s: %+v, want %d messages from %d on", name, r, len(want), first)
 		}
-		for from := range want {
-			all, err := l.read(name, Seq(from)+1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(all) != len(want)-from {
-				t.Fatalf("room %s from %d: %d messages, want %d", name, from+1, len(all), len(want)-from)
-			}
-			for i, m := range all {
-				w := want[from+i]
-				if m != (got{Seq(from+i) + 1, w.name, w.payload}) {
-					t.Fatalf("room %s: %+v, want seq %d %+v", name, m, from+i+1, w)
-				}
-				p, _ := r.find(m.seq)
-				if p.time != w.time {
-					t.Fatalf("room %s: seq %d has time %d, want %d", name, m.seq, p.time, w.time)
-				}
-			}
+		for from := first; from <= len(want); from++ {
+			compareMessages(t, l, name, from, want)
 		}
-		compareTimes(t, r, want)
+		compareTimes(t, l, r, first, want)
+	}
+}
+
+// compareMessages reads a room from seq from on.
+func compareMessages(t *rapid.T, l *ledger, name string, from int, want []modelMessage) {
+	seq := from
+	err := l.blocks(name, Seq(from), func(b Block) {
+		records, err := readBlock(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range records {
+			w := want[seq-1]
+			if m != (got{Seq(seq), w.name, w.payload}) || b.Time != w.time {
+				t.Fatalf("room %s: %+v at %d, want seq %d %+v", name, m, b.Time, seq, w)
+			}
+			seq++
+		}
+	})
+	if err != nil || seq != len(want)+1 {
+		t.Fatalf("room %s from %d: %d messages, %v, want %d", name, from, seq-from, err, len(want)+1-from)
 	}
 }
 
 // compareTimes looks for places by time.
-func compareTimes(t *rapid.T, r *room, want []modelMessage) {
+func compareTimes(t *rapid.T, l *ledger, r *room, first int, want []modelMessage) {
 	for _, m := range want {
 		for _, when := range []int64{m.time - 1, m.time, m.time + 1} {
-			first := Seq(len(want)) + 1
-			for i := range want {
-				if want[i].time >= when {
-					first = Seq(i) + 1
+			seq := len(want) + 1
+			for i := first; i <= len(want); i++ {
+				if want[i-1].time >= when {
+					seq = i
 					break
 				}
 			}
-			if got := r.at(when); got != first {
-				t.Fatalf("room %s at %d: seq %d, want %d", r.name, when, got, first)
+			if got, err := l.firstAt(r.name, when); err != nil || int(got) != seq {
+				t.Fatalf("room %s at %d: seq %d, %v, want %d", r.name, when, got, err, seq)
 			}
 		}
 	}

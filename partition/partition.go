@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/roomlog/roomlog/raftlog"
+	"github.com/roomlog/roomlog/raftlog/vfs"
 )
 
 // Config is what a partition is made of. Group's ID is the partition's number;
@@ -19,8 +21,16 @@ type Config struct {
 	QueueBytes int64         // publishes waiting to be proposed; default 16 MiB
 	TailBytes  int64         // newest messages in memory; default 8 MiB
 	SessionTTL time.Duration // default 10 minutes
-	Metrics    *Metrics
-	Logger     *slog.Logger
+	Retention  Retention     // must have passed its Check; the same on all nodes
+	ChunkBytes int64         // a checkpoint comes after so much of the log; default 64 MiB
+	// Full tells that publishes are to be refused because the disk is nearly full.
+	// It is asked for each publish, by many goroutines; nil: never.
+	Full func() bool
+	// Marked is told of each new mark, in order, from one goroutine. Apply
+	// waits for it.
+	Marked  func(index raftlog.Index, hash uint64)
+	Metrics *Metrics
+	Logger  *slog.Logger
 }
 
 // Partition is this node's replica of a partition.
@@ -31,9 +41,13 @@ type Partition struct {
 	metrics *Metrics
 	group   *raftlog.Group
 	queue   *queue
+	files   *roomFiles
 
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	opened  chan struct{} // closed when group is set
+	trimmed chan struct{} // one token: something can be removed
 
 	full      atomic.Bool  // no more answers can be kept
 	entryTime atomic.Int64 // how long an entry takes from proposal to answer, ns, smoothed
@@ -48,6 +62,8 @@ type Partition struct {
 	watched map[string]*roomStats    // rooms with subscribers here
 	stale   chan struct{}            // closed while no leader is heard of
 	isStale bool
+	marks   []Mark
+	job     *job // that of the last checkpoint
 }
 
 // Open opens or creates the replica and starts it.
@@ -60,6 +76,12 @@ func Open(cfg Config) (*Partition, error) {
 	}
 	if cfg.SessionTTL == 0 {
 		cfg.SessionTTL = 10 * time.Minute
+	}
+	if cfg.ChunkBytes == 0 {
+		cfg.ChunkBytes = defaultChunkBytes
+	}
+	if cfg.Group.FS == nil {
+		cfg.Group.FS = vfs.OS
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics()
@@ -75,20 +97,33 @@ func Open(cfg Config) (*Partition, error) {
 		waits:   map[string]chan struct{}{},
 		watched: map[string]*roomStats{},
 		stale:   make(chan struct{}),
+		opened:  make(chan struct{}),
+		trimmed: make(chan struct{}, 1),
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.files = &roomFiles{
+		fs: cfg.Group.FS, dir: filepath.Join(cfg.Group.Dir, "rooms"), group: cfg.Group.ID, log: p.log,
+		remake: p.remakeRooms, ctx: p.ctx, tasks: &p.tasks,
+		cache: map[recordKey]*record{}, mends: map[raftlog.Index]*mend{},
 	}
 	cfg.Group.Machine = applier{p}
 	group, err := raftlog.Open(cfg.Group)
 	if err != nil {
+		p.cancel()
+		p.tasks.Wait()
 		return nil, err
 	}
+	p.mu.Lock()
 	p.group = group
+	p.machine.chunks.hold(group.First() - 1)
+	p.mu.Unlock()
+	close(p.opened)
 
-	ctx, cancel := context.WithCancel(context.Background())
-	p.cancel = cancel
 	prop := newProposer(p)
-	p.tasks.Go(func() { prop.run(ctx) })
+	p.tasks.Go(func() { prop.run(p.ctx) })
 	p.tasks.Go(prop.answer)
-	p.tasks.Go(func() { p.tick(ctx) })
+	p.tasks.Go(func() { p.tick(p.ctx) })
+	p.tasks.Go(func() { p.clean(p.ctx) })
 	return p, nil
 }
 
@@ -99,28 +134,49 @@ type applier struct{ p *Partition }
 func (a applier) Apply(entries []raftlog.Entry) []any {
 	p := a.p
 	results := make([]any, len(entries))
+	var marks []Mark
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for i, e := range entries {
+		if isCheckpoint(e.Data) {
+			p.awaitJob()
+		}
 		if p.failed != nil {
 			results[i] = p.failed
 			continue
 		}
-		out, err := p.machine.Apply(e.Index, e.Data)
-		if err != nil {
-			results[i] = p.passOver(err)
-			continue
-		}
-		results[i] = out
-		p.tail.add(out.Blocks)
-		for _, b := range out.Blocks {
-			p.metrics.applied(int(b.Last+1-b.First), len(b.Data))
-			p.wake(b.Room)
-		}
+		marks = p.mark(e.Index, marks)
+		results[i] = p.apply(e)
 	}
 	p.applied = time.Now()
 	p.full.Store(p.machine.sessions.kept >= p.machine.keep)
+	p.mu.Unlock()
+	if p.cfg.Marked != nil {
+		for _, m := range marks {
+			p.cfg.Marked(m.Index, m.Hash)
+		}
+	}
 	return results
+}
+
+// apply returns an Outcome or an error. It needs p.mu.
+func (p *Partition) apply(e raftlog.Entry) any {
+	out, err := p.machine.Apply(e.Index, e.Data)
+	if err != nil {
+		return p.passOver(err)
+	}
+	p.tail.add(out.Blocks)
+	for _, b := range out.Blocks {
+		p.metrics.applied(int(b.Last+1-b.First), len(b.Data))
+		p.wake(b.Room)
+	}
+	if out.Checkpoint {
+		p.startJob()
+	}
+	if out.Trimmed {
+		p.metrics.trimmed()
+		p.nudge()
+	}
+	return out
 }
 
 // passOver says what becomes of an entry that the machine did not take. One of a
@@ -168,6 +224,7 @@ func (p *Partition) tick(ctx context.Context) {
 		select {
 		case <-every.C:
 			p.expire()
+			p.retain(time.Now())
 			p.checkStale()
 			p.wakeLoose()
 		case <-ctx.Done():
@@ -202,7 +259,7 @@ func (p *Partition) checkStale() {
 }
 
 // Stale returns a channel that is closed once this replica has heard of no
-// leader for some seconds: others may know more.
+// leader for some seconds, or hangs on its disk: others may know more.
 func (p *Partition) Stale() <-chan struct{} {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -226,165 +283,12 @@ func (p *Partition) ID() int { return p.id }
 // Group is the Raft group below, for operators' questions and hand-overs.
 func (p *Partition) Group() *raftlog.Group { return p.group }
 
-// Gap is a range of seqs that a reader cannot have because retention has
-// removed them.
-type Gap struct{ From, To Seq }
-
-// Batch is what a reader gets: a gap or blocks or, when there is nothing yet, a
-// channel that is closed when there may be. Next is the seq to ask for afterwards.
-type Batch struct {
-	Gap    *Gap
-	Blocks []Block
-	Next   Seq
-	Wait   <-chan struct{}
-}
-
-// Read returns messages of room from seq next on, of about maxBytes together
-// and at least one if there is one. next runs from 1 and must not be beyond the
-// head + 1. Blocks may be shared with other readers and must not be changed.
-func (p *Partition) Read(room string, next Seq, maxBytes int) (Batch, error) {
-	maxBytes = max(maxBytes, 1)
-	p.mu.RLock()
-	r := p.machine.rooms[room]
-	switch {
-	case r == nil || next > r.last:
-		p.mu.RUnlock()
-		return p.wait(room, next), nil
-	case next < r.first:
-		gap := Gap{next, r.first - 1}
-		p.mu.RUnlock()
-		return Batch{Gap: &gap, Next: gap.To + 1}, nil
-	}
-	if blocks := p.tail.from(room, next, maxBytes); len(blocks) > 0 {
-		p.mu.RUnlock()
-		return Batch{Blocks: blocks, Next: blocks[len(blocks)-1].Last + 1}, nil
-	}
-	p.mu.RUnlock()
-	return p.readLog(r, next, maxBytes)
-}
-
-// wait returns a batch that waits for room's seq next, unless it has come.
-func (p *Partition) wait(room string, next Seq) Batch {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r := p.machine.rooms[room]; r != nil && next <= r.last {
-		return Batch{Next: next, Wait: ready}
-	}
-	wait, ok := p.waits[room]
-	if !ok {
-		wait = make(chan struct{})
-		p.waits[room] = wait
-		if p.watched[room] == nil {
-			p.loose = append(p.loose, room)
-		}
-	}
-	return Batch{Next: next, Wait: wait}
-}
-
-// ready is the channel for those who need not wait.
-var ready = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// readLog reads what is older than the tail. Nobody waits for a disk or for the
-// decoding of an entry: the mutex is held only to look up places.
-func (p *Partition) readLog(r *room, next Seq, maxBytes int) (Batch, error) {
-	var e entry
-	batch := Batch{Next: next}
-	for maxBytes > 0 {
-		p.mu.RLock()
-		if batch.Next > r.last {
-			p.mu.RUnlock()
-			break
-		}
-		if batch.Next < r.first { // trimmed meanwhile
-			p.mu.RUnlock()
-			batch.Wait = ready
-			break
-		}
-		at, last := r.find(batch.Next)
-		p.mu.RUnlock()
-
-		entries, _, err := p.group.Read(at.index, 1)
-		if err != nil {
-			return Batch{}, err
-		}
-		if len(entries) == 0 { // just applied, the log is about to hand it out
-			if len(batch.Blocks) == 0 {
-				batch.Wait = ready
-			}
-			break
-		}
-		if entries[0].Index != at.index {
-			return Batch{}, raftlog.ErrNotFound
-		}
-		b, n, err := at.reread(&e, r.name, last, entries[0].Data)
-		if err != nil {
-			return Batch{}, err
-		}
-		p.mu.RLock()
-		b.Dropped = p.machine.dropped[blockID{at.index, n}]
-		p.mu.RUnlock()
-		batch.Blocks = append(batch.Blocks, b.behind(batch.Next))
-		batch.Next = b.Last + 1
-		maxBytes -= len(b.Data)
-	}
-	return batch, nil
-}
-
-// Head returns the seqs that this replica holds of room: 1 and 0 if none were
-// ever given.
-func (p *Partition) Head(room string) (first, last Seq) {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	if r := p.machine.rooms[room]; r != nil {
-		return r.first, r.last
-	}
-	return 1, 0
-}
-
-// Place returns Head and the first seq published at or after t (nanoseconds
-// since 1970 UTC), as of now: it fails with ErrNotLeader unless this node leads.
-func (p *Partition) Place(ctx context.Context, room string, t int64) (first, last, at Seq, err error) {
-	if err := p.group.Confirm(ctx); err != nil {
-		return 0, 0, 0, leaderError(err)
-	}
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	if r := p.machine.rooms[room]; r != nil {
-		return r.first, r.last, r.at(t), nil
-	}
-	return 1, 0, 1, nil
-}
-
-// CheckBeyond decides about a subscriber who asks for seq next, which this
-// replica does not know yet: nil if it exists or is the next to come,
-// *BeyondHeadError if not. It fails with ErrNotLeader unless this node leads; an
-// entry in the log makes sure that it does.
-func (p *Partition) CheckBeyond(ctx context.Context, room string, next Seq) error {
-	if err := p.group.Barrier(ctx); err != nil {
-		return leaderError(err)
-	}
-	if _, last := p.Head(room); next > last+1 {
-		return &BeyondHeadError{Room: room, Want: next, Head: last}
-	}
-	return nil
-}
-
-func leaderError(err error) error {
-	if errors.Is(err, raftlog.ErrNotLeader) {
-		return ErrNotLeader
-	}
-	return errors.Join(ErrUnavailable, err)
-}
-
 // Close stops the replica. Every publish that was accepted is answered first,
 // some with ErrOutcomeUnknown.
 func (p *Partition) Close() error {
 	p.cancel()
 	err := p.group.Close()
+	p.files.stop()
 	p.tasks.Wait()
 	return err
 }

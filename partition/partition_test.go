@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/roomlog/roomlog/raftlog"
+	"github.com/roomlog/roomlog/raftlog/vfs"
 )
 
 // alone is the network of a group of one: nobody comes and nobody is called.
@@ -403,7 +404,9 @@ func TestReadGap(t *testing.T) {
 	pub, told := r.session(t, "anna")
 	send(t, pub, told, 1, "lobby", "lobby", "lobby", "lobby")
 	r.mu.Lock()
-	r.machine.rooms["lobby"].first = 3
+	lobby := r.machine.rooms["lobby"]
+	held := lobby.hot[0].index // the places before 3 go
+	r.machine.chunks.held, lobby.hot = held, []place{{first: 1, index: held}, {first: 3, index: held + 1}}
 	r.mu.Unlock()
 	for next := Seq(1); next <= 3; next++ {
 		batch, err := r.Read("lobby", next, 1000)
@@ -428,10 +431,10 @@ func TestReadFails(t *testing.T) {
 	send(t, pub, told, 1, "lobby")
 	send(t, pub, told, 2, "match")
 	r.mu.Lock()
-	places := r.machine.rooms["lobby"].places
+	places := r.machine.rooms["lobby"].hot
 	right := places[0]
 	for name, index := range map[string]raftlog.Index{
-		"another room's entry": r.machine.rooms["match"].places[0].index,
+		"another room's entry": r.machine.rooms["match"].hot[0].index,
 		"a configuration":      1,
 	} {
 		places[0].index = index
@@ -826,7 +829,63 @@ func TestWatchMeasures(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	r := openReplica(t, Config{})
 	cfg := r.Partition.cfg
-	if p, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "another process has it open") {
-		t.Errorf("opened twice: %v, %v", p, err)
+	r.close(t)
+	cfg.Group.Dir = filepath.Join(r.dir, "stable.db") // a file
+	if p, err := Open(cfg); err == nil {
+		t.Errorf("opened in a file: %v", p)
+	}
+}
+
+// stuckFS holds back syncs while it is stuck.
+type stuckFS struct {
+	vfs.FS
+	stuck sync.RWMutex
+}
+
+type stuckFile struct {
+	vfs.File
+	fs *stuckFS
+}
+
+func (f *stuckFS) Open(name string) (vfs.File, error) { return f.file(f.FS.Open(name)) }
+
+func (f *stuckFS) Create(name string) (vfs.File, error) { return f.file(f.FS.Create(name)) }
+
+func (f *stuckFS) file(file vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return stuckFile{file, f}, nil
+}
+
+func (f stuckFile) Sync() error {
+	f.fs.stuck.RLock()
+	defer f.fs.stuck.RUnlock()
+	return f.File.Sync()
+}
+
+// TestStaleWhileStalled: a node that hangs on its disk sends its readers away.
+func TestStaleWhileStalled(t *testing.T) {
+	disk := &stuckFS{FS: vfs.OS}
+	r := openReplica(t, Config{Group: raftlog.Config{FS: disk}})
+	pub, told := r.session(t, "anna")
+	send(t, pub, told, 1, "lobby")
+	disk.stuck.Lock()
+	stale := r.Stale()
+	pub.Publish(2, 2, nil, []byte("lobby"), []byte("x"))
+	until(t, "the log stalls", func() bool { return r.group.Status().Stalled })
+	r.checkStale()
+	select {
+	case <-stale:
+	default:
+		t.Error("not stale")
+	}
+	disk.stuck.Unlock()
+	told.next(t)
+	r.checkStale()
+	select {
+	case <-r.Stale():
+		t.Error("stale though the disk answers")
+	default:
 	}
 }

@@ -126,7 +126,7 @@ func counters(t *testing.T, p *fakeProposal) string {
 	}
 	text := fmt.Sprint("kind ", e.kind, ":")
 	for _, r := range e.runs {
-		text += " " + span(r.counter, r.count)
+		text += " " + through(r.counter, r.count)
 	}
 	return text
 }

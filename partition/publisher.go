@@ -96,6 +96,12 @@ func (pub *Publisher) push(it item) {
 		pub.settle(0)
 		return
 	}
+	if pub.partition.diskFull(it) {
+		pub.partition.metrics.refused(diskFullError{})
+		pub.refuse(refusalFor(it.counter, diskFullError{}))
+		pub.settle(0)
+		return
+	}
 	err := pub.partition.queue.push(it)
 	switch {
 	case err == nil:
@@ -170,6 +176,8 @@ func refusalFor(counter Counter, err error) Refusal {
 	switch {
 	case errors.Is(err, ErrTooManySessions), errors.Is(err, ErrWindow):
 		r.RetryAfter = maxRetryAfter
+	case errors.Is(err, raftlog.ErrNoSpace), errors.Is(err, diskFullError{}):
+		r.Err, r.RetryAfter = diskFullError{}, maxRetryAfter
 	case errors.Is(err, raftlog.ErrUnknown):
 		r.Err, r.Maybe = errors.Join(ErrOutcomeUnknown, err), true
 	case errors.Is(err, raftlog.ErrNotLeader):

@@ -18,6 +18,10 @@ type Status struct {
 	QueueBytes int64
 	Hash       uint64 // rolling hash after the entry HashIndex
 	HashIndex  raftlog.Index
+	Checkpoint raftlog.Index // newest, 0: none
+	Floor      raftlog.Index // entries up to here are trimmed
+	Chunks     int           // closed and not trimmed
+	Messages   uint64        // not trimmed, of all rooms; those of policies count till their chunk goes
 }
 
 // Status returns the state of this replica.
@@ -25,8 +29,14 @@ func (p *Partition) Status() Status {
 	st := Status{Partition: p.id, Status: p.group.Status(), QueueBytes: p.queue.size()}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	st.Rooms, st.Sessions = len(p.machine.rooms), len(p.machine.sessions.byID)
-	st.Hash, st.HashIndex = p.machine.hash, p.machine.index
+	m := p.machine
+	st.Rooms, st.Sessions = m.table.len(), len(m.sessions.byID)
+	st.Hash, st.HashIndex = m.hash, m.index
+	st.Checkpoint, st.Floor, st.Chunks = m.chunks.last(), m.chunks.floor, len(m.chunks.closed)
+	st.Messages = m.chunks.open.messages
+	for i := range m.chunks.closed {
+		st.Messages += m.chunks.closed[i].messages
+	}
 	return st
 }
 
@@ -50,23 +60,34 @@ func (p *Partition) Room(name string) RoomStatus {
 	return p.roomStatus(name, time.Now())
 }
 
-// Rooms returns the state of all rooms, in no order.
+// Rooms returns the state of all rooms, in no order that means anything. Each is
+// as of some moment during the call.
 func (p *Partition) Rooms() []RoomStatus {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
 	now := time.Now()
-	rooms := make([]RoomStatus, 0, len(p.machine.rooms))
-	for name := range p.machine.rooms {
-		rooms = append(rooms, p.roomStatus(name, now))
+	var rooms []RoomStatus
+	for more := true; more; {
+		rooms, more = p.roomsPage(rooms, now)
 	}
 	return rooms
+}
+
+// roomsPage appends the state of up to viewPage rooms to rooms, which has that of
+// those before.
+func (p *Partition) roomsPage(rooms []RoomStatus, now time.Time) (all []RoomStatus, more bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	t := &p.machine.table
+	for i := 0; i < viewPage && len(rooms) < t.len(); i++ {
+		rooms = append(rooms, p.roomStatus(t.at(len(rooms)).name, now))
+	}
+	return rooms, len(rooms) < t.len()
 }
 
 func (p *Partition) roomStatus(name string, now time.Time) RoomStatus {
 	st := RoomStatus{Room: name, First: 1, Partition: p.id}
 	if r := p.machine.rooms[name]; r != nil {
-		st.First, st.Last = r.first, r.last
-		st.Rate = float64(r.since(now.Add(-rateWindow).UnixNano())) / rateWindow.Seconds()
+		st.First, st.Last = p.machine.first(r), r.last
+		st.Rate = r.rate.perSecond(now.UnixNano())
 	}
 	if w := p.watched[name]; w != nil {
 		st.Subscribers = w.subscribers

@@ -5,7 +5,23 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/roomlog/roomlog/raftlog/segment"
 )
+
+// DamageError tells that the bytes of a file are not what was written, or that
+// files are missing. The replica must not run: rebuild it from the others.
+type DamageError = segment.DamageError
+
+// FencedError: the replica was fenced and must not run again.
+type FencedError struct {
+	Path   string // of the marker
+	Reason string
+}
+
+func (e *FencedError) Error() string {
+	return fmt.Sprintf("%s: this replica was fenced: %s", e.Path, e.Reason)
+}
 
 var (
 	// ErrNotLeader: nothing was proposed; ask the leader.
@@ -17,6 +33,9 @@ var (
 
 	// ErrClosed: nothing was proposed, the group is closed.
 	ErrClosed = errors.New("raftlog: group is closed")
+
+	// ErrNoSpace: nothing was proposed, Config.Space refused the leader the room.
+	ErrNoSpace = errors.New("raftlog: no room for the log")
 
 	// ErrUnknown: the entry may or may not be in the log. Only a repeat that
 	// the StateMachine can recognise is safe.
@@ -42,6 +61,8 @@ func proposalError(err error) error {
 		return ErrNotLeader
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return ErrTransferring
+	case errors.Is(err, ErrNoSpace):
+		return err
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return fmt.Errorf("%w: raft took no proposal in time", ErrNotLeader)
 	default:

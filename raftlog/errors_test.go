@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-var ours = []error{ErrNotLeader, ErrTransferring, ErrClosed, ErrUnknown, ErrNotFound}
+var ours = []error{ErrNotLeader, ErrTransferring, ErrClosed, ErrUnknown, ErrNotFound, ErrNoSpace}
 
 func TestProposalError(t *testing.T) {
 	disk := errors.New("store entries: no space left on device")
@@ -23,6 +23,7 @@ func TestProposalError(t *testing.T) {
 		{raft.ErrRaftShutdown, ErrUnknown},
 		{raft.ErrAbortedByRestore, ErrUnknown},
 		{disk, ErrUnknown},
+		{fmt.Errorf("store entries: %w: %w", ErrNoSpace, disk), ErrNoSpace},
 		{fmt.Errorf("wrapped: %w", raft.ErrNotLeader), ErrNotLeader},
 		{fmt.Errorf("wrapped: %w", raft.ErrLeadershipLost), ErrUnknown},
 	} {

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/roomlog/roomlog/raftlog/segment"
+	"github.com/roomlog/roomlog/raftlog/vfs"
 )
 
 // StreamLayer makes and takes a group's connections.
@@ -34,6 +37,19 @@ type Config struct {
 	Heartbeat time.Duration // heartbeat and election timeout; default 500 ms
 	RingBytes int64         // newest entries kept in memory; default 8 MiB
 
+	FS           vfs.FS // default vfs.OS
+	SegmentBytes int64  // size of a log segment; default 64 MiB
+	// Space is asked before the log takes room from the disk. An error refuses
+	// the write and nothing else: a leader steps down, a follower answers no,
+	// and both go on when there is room again. nil: never refuses.
+	Space func(bytes int64) error
+
+	// Rebuild discards the replica in Dir, damaged or not, and builds it anew
+	// from the other voters, all of whom must answer Ask.
+	Rebuild bool
+	// Ask asks another voter about this group; it is needed for Rebuild only.
+	Ask func(ctx context.Context, node string) (PeerState, error)
+
 	// LeaderChanged is called, from one goroutine at a time, after the known
 	// leader or its term has changed; "" means that none is known. It must
 	// return promptly and not call Close: roles are not followed meanwhile.
@@ -43,6 +59,15 @@ type Config struct {
 	Fatal func(error)
 
 	Logger *slog.Logger
+
+	wrapLog func(raft.LogStore) raft.LogStore // for tests: what raft sees of the log
+}
+
+// PeerState is the group as one of its voters sees it.
+type PeerState struct {
+	Leader string // "" while unknown
+	Term   Term
+	Last   Index // of the voter's log
 }
 
 // The rest of raft's settings. maxAppendEntries bounds a catch-up request:
@@ -60,7 +85,10 @@ type Group struct {
 	cfg   Config
 	log   *slog.Logger
 	store *logStore
+	snaps *snapshotStore
 	fsm   *fsm
+
+	rebuild *rebuild // nil: none was under way when the group was opened
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -71,11 +99,13 @@ type Group struct {
 	leading *leading // nil unless this node leads
 
 	leader atomic.Pointer[leadership]
-	quiet  atomic.Uint64 // CaughtUp found no command from the applied index up to here
+	fenced atomic.Pointer[string] // why, once it is
+	quiet  atomic.Uint64          // CaughtUp found no command from the applied index up to here
 
 	barriers   sharedBarrier
 	stuck      stuckTransfer
-	restarting sync.Mutex // held by restart and Close
+	restarting sync.Mutex // held by restart, Fence and Close
+	saving     sync.Mutex // held by SaveSnapshot and Trim
 }
 
 // instance is one life of raft over the group's stores. There is a second only
@@ -92,34 +122,81 @@ type leadership struct {
 	term Term
 }
 
-// Open opens or creates the replica in cfg.Dir and starts it.
+// Open opens or creates the replica in cfg.Dir and starts it. It fails with a
+// *DamageError if files are not as they were written, and with a *FencedError
+// if the replica was fenced.
 func Open(cfg Config) (*Group, error) {
+	g := newGroup(cfg)
+	if err := g.open(); err != nil {
+		g.cancel()
+		return nil, fmt.Errorf("group %d: %w", cfg.ID, err)
+	}
+	return g, nil
+}
+
+func newGroup(cfg Config) *Group {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = defaultHeartbeat
 	}
 	if cfg.RingBytes == 0 {
 		cfg.RingBytes = defaultRing
 	}
-	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine}}
+	if cfg.FS == nil {
+		cfg.FS = vfs.OS
+	}
+	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID}}
 	g.stuck.limit = 3 * cfg.Heartbeat
 	g.leader.Store(&leadership{})
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-
-	store, err := openLogStore(filepath.Join(cfg.Dir, "log.db"), cfg.RingBytes, cfg.Fatal)
-	if err != nil {
-		return nil, err
-	}
-	g.store = store
-	if err := g.bootstrap(); err != nil {
-		store.Close()
-		return nil, fmt.Errorf("group %d: %w", cfg.ID, err)
-	}
-	if err := g.start(); err != nil {
-		store.Close()
-		return nil, fmt.Errorf("group %d: %w", cfg.ID, err)
-	}
-	return g, nil
+	return g
 }
+
+func (g *Group) open() (err error) {
+	if g.rebuild, err = openRebuild(&g.cfg); err != nil { // may end a fence
+		return err
+	}
+	if err := checkFence(g.cfg.FS, g.cfg.Dir); err != nil {
+		return err
+	}
+	if err := g.openStores(); err != nil {
+		return err
+	}
+	if err = g.checkStable(); err == nil {
+		err = g.begin()
+	}
+	if err != nil {
+		return errors.Join(err, g.store.Close(true))
+	}
+	return nil
+}
+
+// openStores opens log and snapshots, and checks that they meet.
+func (g *Group) openStores() error {
+	store, err := openLogStore(segment.Options{
+		FS: g.cfg.FS, Dir: filepath.Join(g.cfg.Dir, logDir), Group: g.cfg.ID,
+		SegmentBytes: g.cfg.SegmentBytes, Space: g.cfg.Space,
+	}, g.cfg.RingBytes, g.cfg.Fatal)
+	if err != nil {
+		return err
+	}
+	snaps := &snapshotStore{
+		fs: g.cfg.FS, dir: filepath.Join(g.cfg.Dir, snapshotsDir), group: g.cfg.ID,
+		log: store, applied: g.fsm.applied.Load, confBy: g.fsm.confBy, fatal: g.cfg.Fatal, logger: g.log,
+	}
+	g.fsm.failed = snaps.failed
+	if err := snaps.open(); err != nil {
+		return errors.Join(err, store.Close(true))
+	}
+	g.store, g.snaps = store, snaps
+	return nil
+}
+
+// Names within Config.Dir.
+const (
+	logDir       = "log"
+	snapshotsDir = "snapshots"
+	rebuildFile  = "REBUILD" // there while the replica is being rebuilt
+)
 
 func (g *Group) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
@@ -138,6 +215,20 @@ func (g *Group) raftConfig() *raft.Config {
 	return c
 }
 
+// checkStable finds that term and vote of a replica are lost: without them it
+// could vote twice.
+func (g *Group) checkStable() error {
+	exists, err := g.cfg.Stable.group(g.cfg.ID).exists()
+	if err != nil || exists {
+		return err
+	}
+	last, err := g.store.LastIndex()
+	if boundary, _ := g.store.Boundary(); err == nil && (last > 0 || boundary > 0 || g.snaps.newest() > 0) {
+		err = &DamageError{Path: g.cfg.Stable.path, Reason: fmt.Sprintf("term and vote of group %d are missing, which has a log or snapshots", g.cfg.ID)}
+	}
+	return err
+}
+
 // bootstrap writes the first configuration of a new replica. All nodes of a
 // new cluster write the same.
 func (g *Group) bootstrap() error {
@@ -145,7 +236,7 @@ func (g *Group) bootstrap() error {
 	if err := g.forgetHalfBootstrap(stable); err != nil {
 		return err
 	}
-	exists, err := raft.HasExistingState(g.store, stable, raft.NewDiscardSnapshotStore())
+	exists, err := raft.HasExistingState(g.store, stable, g.snaps)
 	if err != nil || exists {
 		return err
 	}
@@ -154,7 +245,7 @@ func (g *Group) bootstrap() error {
 		servers = append(servers, raft.Server{ID: raft.ServerID(v), Address: raft.ServerAddress(v)})
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(g.cfg.Node))
-	return raft.BootstrapCluster(g.raftConfig(), g.store, stable, raft.NewDiscardSnapshotStore(), trans,
+	return raft.BootstrapCluster(g.raftConfig(), g.store, stable, g.snaps, trans,
 		raft.Configuration{Servers: servers})
 }
 
@@ -164,7 +255,8 @@ func (g *Group) bootstrap() error {
 // for ever. Elections begin with term 2, so nobody has been promised anything.
 func (g *Group) forgetHalfBootstrap(stable groupStable) error {
 	last, err := g.store.LastIndex()
-	if err != nil || last > 0 {
+	boundary, _ := g.store.Boundary()
+	if err != nil || last > 0 || boundary > 0 {
 		return err
 	}
 	term, err := stable.GetUint64(keyTerm)
@@ -182,12 +274,21 @@ var keyTerm = []byte("CurrentTerm")
 
 // start runs a raft instance over the group's stores.
 func (g *Group) start() error {
-	trans := newTransport(&g.cfg, g.leadingContext, g.store.stalled)
-	r, err := raft.NewRaft(g.raftConfig(), g.fsm, g.store, g.cfg.Stable.group(g.cfg.ID), raft.NewDiscardSnapshotStore(), trans)
+	trans := newTransport(&g.cfg, g.leadingContext, g.store.stalled, g.rebuild.votesBlocked())
+	var log raft.LogStore = g.store
+	if g.cfg.wrapLog != nil {
+		log = g.cfg.wrapLog(log)
+	}
+	g.snaps.setStarting(true)
+	r, err := raft.NewRaft(g.raftConfig(), g.fsm, log, g.cfg.Stable.group(g.cfg.ID), g.snaps, trans)
 	if err != nil {
 		trans.Close()
+		if fault := g.snaps.startFault(); fault != nil {
+			err = fault
+		}
 		return err
 	}
+	g.snaps.setStarting(false)
 	inst := &instance{raft: r, trans: trans, done: make(chan struct{}), watched: make(chan struct{})}
 	events := make(chan raft.Observation, 64)
 	r.RegisterObserver(raft.NewObserver(events, false, isRoleChange))
@@ -226,91 +327,8 @@ func (g *Group) instance() *instance {
 	return g.current
 }
 
-// Read returns entries from index on, at least one and up to about maxBytes,
-// none beyond what the StateMachine has been given. Configuration entries and
-// no-ops are left out, so indexes may jump. next is where to go on; if nothing
-// has been applied from index on, next is index and there are no entries.
-func (g *Group) Read(from Index, maxBytes int) (entries []Entry, next Index, err error) {
-	applied := Index(g.fsm.applied.Load())
-	for next = max(from, 1); next <= applied && maxBytes > 0; next++ {
-		var l raft.Log
-		if err := g.store.GetLog(uint64(next), &l); err != nil {
-			if errors.Is(err, raft.ErrLogNotFound) {
-				err = ErrNotFound
-			}
-			return nil, next, fmt.Errorf("read entry %d: %w", next, err)
-		}
-		if l.Type == raft.LogCommand {
-			entries = append(entries, Entry{Index: next, Term: Term(l.Term), Data: l.Data})
-			maxBytes -= len(l.Data)
-		}
-	}
-	return entries, next, nil
-}
-
 // Applied is the newest index that the StateMachine has been given.
 func (g *Group) Applied() Index { return Index(g.fsm.applied.Load()) }
-
-// CaughtUp tells whether the StateMachine has been given every entry that this
-// replica knows to be committed. No-ops and configurations are never given to
-// it, so the applied index alone does not tell.
-func (g *Group) CaughtUp() bool {
-	inst := g.instance()
-	if inst == nil {
-		return false
-	}
-	commit := inst.raft.CommitIndex()
-	if commit == 0 {
-		return false // no leader has spoken yet
-	}
-	for i := max(g.fsm.applied.Load(), g.quiet.Load()) + 1; i <= commit; i++ {
-		var l raft.Log
-		if g.store.GetLog(i, &l) != nil || l.Type == raft.LogCommand && i > g.fsm.applied.Load() {
-			return false
-		}
-		g.quiet.Store(i)
-	}
-	return true
-}
-
-// Status is a group's state as this replica knows it.
-type Status struct {
-	Leader      string // "" while unknown
-	Term        Term
-	Commit      Index
-	Applied     Index // everything up to here has been applied, if it was to be
-	First, Last Index // held in this replica's log
-	Bytes       int64 // on disk
-	Voters      []string
-	Voter       bool // this node is one of them
-}
-
-// Status returns the state of this replica.
-func (g *Group) Status() Status {
-	st := Status{Applied: g.Applied(), Bytes: g.store.size()}
-	if g.CaughtUp() {
-		st.Applied = max(st.Applied, Index(g.quiet.Load())) // nothing there was to be applied
-	}
-	st.Leader, _ = g.Leader()
-	if first, err := g.store.FirstIndex(); err == nil {
-		st.First = Index(first)
-	}
-	inst := g.instance()
-	if inst == nil {
-		return st
-	}
-	r := inst.raft
-	st.Term, st.Commit, st.Last = Term(r.CurrentTerm()), Index(r.CommitIndex()), Index(r.LastIndex())
-	if future := r.GetConfiguration(); future.Error() == nil {
-		for _, server := range future.Configuration().Servers {
-			if server.Suffrage == raft.Voter {
-				st.Voters = append(st.Voters, string(server.ID))
-				st.Voter = st.Voter || string(server.ID) == g.cfg.Node
-			}
-		}
-	}
-	return st
-}
 
 // Close stops the replica. Proposals that wait get ErrUnknown.
 func (g *Group) Close() error {
@@ -319,5 +337,5 @@ func (g *Group) Close() error {
 	defer g.restarting.Unlock()
 	err := g.stop()
 	g.tasks.Wait()
-	return errors.Join(err, g.store.Close())
+	return errors.Join(err, g.store.Close(g.fenced.Load() != nil))
 }

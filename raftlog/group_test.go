@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -100,26 +101,46 @@ func TestReadWaitsForTheMachine(t *testing.T) {
 
 func TestReadOfWhatIsNotHeld(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1)
-	n := c.leader()
-	c.publish("a")
+	c := makeCluster(t, t.TempDir(), 1)
+	c.change = func(cfg *Config) { cfg.SegmentBytes = smallSegment }
+	t.Cleanup(c.end)
+	n := c.open("n1")
+	last := fill(c, "a", 4*smallSegment)
+	floor := c.saveAll()
 	c.publish("b")
-	hole := n.group.Applied() - 1
-	n.group.store.ring.cut(0)
-	if err := n.group.store.disk.DeleteRange(1, uint64(hole)); err != nil {
-		t.Fatal(err)
+	c.trimAll(floor)
+	first := n.group.First()
+	if st := n.group.Status(); first < 2 || first > floor+1 || st.First != first {
+		t.Fatalf("trimmed to %d the log begins at %d, by Status at %d", floor, first, st.First)
 	}
-	for from := range hole + 1 {
-		if got, next, err := n.group.Read(from, 100); !errors.Is(err, ErrNotFound) || len(got) > 0 || next != max(from, 1) {
-			t.Errorf("Read(%d) = %d entries, %d, %v", from, len(got), next, err)
+	n.group.store.ring.cut(0)
+	for _, from := range []Index{0, 1, first - 1} {
+		for _, maxBytes := range []int{100, 1 << 20} {
+			if got, next, err := n.group.Read(from, maxBytes); !errors.Is(err, ErrNotFound) || len(got) > 0 || next != max(from, 1) {
+				t.Errorf("Read(%d, %d) = %d entries, %d, %v", from, maxBytes, len(got), next, err)
+			}
 		}
 	}
-	if got := readAll(t, n.group, hole+1, 100); !slices.Equal(got, []string{"b"}) {
-		t.Errorf("read %q", got)
+	for _, maxBytes := range []int{100, 1 << 20} {
+		got := readAll(t, n.group, first, maxBytes)
+		if k := len(got); k != int(floor-first)+2 || got[k-1] != "b" || k > 1 && got[k-2] != last {
+			t.Errorf("from %d to %d, %d bytes at a time, read %d entries that end with %.60q", first, floor+1, maxBytes, k, got[max(k-2, 0):])
+		}
 	}
-	if st := n.group.Status(); st.First != hole+1 {
-		t.Errorf("First = %d, want %d", st.First, hole+1)
+}
+
+// smallSegment is a size of segments that tests fill quickly.
+const smallSegment = 256 << 10
+
+// fill publishes entries of bytes together and returns the last one.
+func fill(c *cluster, name string, bytes int) (last string) {
+	c.t.Helper()
+	const size = 16 << 10
+	for i := range bytes / size {
+		last = fmt.Sprintf("%s%06d%s", name, i, strings.Repeat(".", size))
+		c.publish(last)
 	}
+	return last
 }
 
 func TestStatus(t *testing.T) {
@@ -216,7 +237,8 @@ func (c *cluster) sameLogs() {
 		last, _ = all[0].group.store.LastIndex()
 		return !slices.ContainsFunc(all, func(n *node) bool { l, _ := n.group.store.LastIndex(); return l != last })
 	})
-	for i := uint64(1); i <= last; i++ {
+	first := slices.MaxFunc(all, func(a, b *node) int { return cmp.Compare(a.group.First(), b.group.First()) }).group.First()
+	for i := uint64(first); i <= last; i++ {
 		var want raft.Log
 		if err := all[0].group.store.disk.GetLog(i, &want); err != nil {
 			c.t.Fatalf("entry %d: %v", i, err)

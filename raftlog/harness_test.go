@@ -1,9 +1,12 @@
 package raftlog
 
 import (
+	"cmp"
 	"context"
+	"encoding/gob"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -231,9 +234,11 @@ type machine struct {
 	events *events
 	gate   gate
 
-	mu      sync.Mutex
-	entries []Entry
-	wrong   error
+	mu       sync.Mutex
+	entries  []Entry
+	restored []Index // where from
+	refuses  error   // what Restore answers
+	wrong    error
 }
 
 func (m *machine) Apply(entries []Entry) []any {
@@ -250,6 +255,35 @@ func (m *machine) Apply(entries []Entry) []any {
 	m.mu.Unlock()
 	m.events.happened()
 	return results
+}
+
+func (m *machine) Restore(index Index, r io.Reader) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.events.happened()
+	if m.refuses != nil {
+		return m.refuses
+	}
+	m.restored = append(m.restored, index)
+	m.entries = nil
+	return gob.NewDecoder(r).Decode(&m.entries)
+}
+
+// write writes the state after the entry at index.
+func (m *machine) write(index Index) func(io.Writer) error {
+	return func(w io.Writer) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		n, _ := slices.BinarySearchFunc(m.entries, index+1, func(e Entry, i Index) int { return cmp.Compare(e.Index, i) })
+		return gob.NewEncoder(w).Encode(m.entries[:n])
+	}
+}
+
+// restores returns the snapshots that the machine was restored from.
+func (m *machine) restores() []Index {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.restored)
 }
 
 // seen returns what the machine was given, in order.
@@ -319,6 +353,18 @@ type node struct {
 	roles   gate // passed by LeaderChanged when this node is the leader
 
 	calls atomic.Int32 // of LeaderChanged, under way
+	cuts  atomic.Int32 // DeleteRange by raft, in all processes
+}
+
+// countingLog counts what raft cuts.
+type countingLog struct {
+	raft.LogStore
+	cuts *atomic.Int32
+}
+
+func (l countingLog) DeleteRange(min, max uint64) error {
+	l.cuts.Add(1)
+	return l.LogStore.DeleteRange(min, max)
 }
 
 func (n *node) leaderChanged(c *cluster, leader string) {
@@ -341,6 +387,7 @@ type cluster struct {
 	nodes     map[string]*node
 	heartbeat time.Duration
 	ringBytes int64
+	change    func(*Config) // of every Config; may be nil
 
 	mu    sync.Mutex
 	fatal []error // what Fatal was told
@@ -420,7 +467,7 @@ func (c *cluster) open(name string) *node {
 
 func (c *cluster) config(n *node, stable *StableStore) Config {
 	name := n.name
-	return Config{
+	cfg := Config{
 		ID: 7, Node: name, Voters: c.names, Dir: n.dir, Machine: n.machine, Stable: stable,
 		Streams:       func() StreamLayer { return c.net.layer(name) },
 		Links:         links{c.net, name},
@@ -433,7 +480,44 @@ func (c *cluster) config(n *node, stable *StableStore) Config {
 			c.mu.Unlock()
 			c.events.happened()
 		},
-		Logger: slog.New(slog.DiscardHandler),
+		Logger:  slog.New(slog.DiscardHandler),
+		wrapLog: func(log raft.LogStore) raft.LogStore { return countingLog{log, &n.cuts} },
+	}
+	if c.change != nil {
+		c.change(&cfg)
+	}
+	return cfg
+}
+
+// saveAll saves a snapshot at the newest index that all live nodes have
+// applied, which it returns. Nothing must be on its way.
+func (c *cluster) saveAll() Index {
+	c.t.Helper()
+	index := c.alive()[0].group.Applied()
+	c.await("the same index everywhere", func() bool {
+		index = c.alive()[0].group.Applied()
+		return !slices.ContainsFunc(c.alive(), func(n *node) bool { return n.group.Applied() != index })
+	})
+	for _, n := range c.alive() {
+		c.save(n, index)
+	}
+	return index
+}
+
+func (c *cluster) save(n *node, index Index) {
+	c.t.Helper()
+	if err := n.group.SaveSnapshot(index, n.machine.write(index)); err != nil {
+		c.t.Fatalf("%s: %v", n.name, err)
+	}
+}
+
+// trimAll makes a snapshot the floor on all live nodes.
+func (c *cluster) trimAll(floor Index) {
+	c.t.Helper()
+	for _, n := range c.alive() {
+		if err := n.group.Trim(floor); err != nil {
+			c.t.Fatalf("%s: %v", n.name, err)
+		}
 	}
 }
 

@@ -169,11 +169,12 @@ func (g *Group) Leading() bool {
 }
 
 // LastContact is when this replica last heard from its leader; a leader has it
-// now.
+// now. While a write of the log is stalled, and once the replica is fenced, it
+// is long ago: readers are better off elsewhere.
 func (g *Group) LastContact() time.Time {
 	inst := g.instance()
 	switch {
-	case inst == nil:
+	case inst == nil || g.store.stalled():
 		return time.Time{}
 	case g.leads(inst):
 		return time.Now()
@@ -216,7 +217,7 @@ func (g *Group) Barrier(ctx context.Context) error {
 	return g.barriers.wait(ctx, func() error {
 		inst := g.instance()
 		if inst == nil {
-			return ErrClosed
+			return g.notRunning()
 		}
 		limit := 10 * g.cfg.Heartbeat
 		bounded, cancel := context.WithTimeout(context.Background(), limit)
@@ -283,7 +284,7 @@ func (g *Group) Transfer(ctx context.Context, to string) error {
 	for try := range 2 {
 		inst := g.instance()
 		if inst == nil {
-			return ErrClosed
+			return g.notRunning()
 		}
 		if inst.raft.State() != raft.Leader {
 			return ErrNotLeader
@@ -388,7 +389,7 @@ func (g *Group) watchTransfer(err error) {
 func (g *Group) restart() {
 	g.restarting.Lock()
 	defer g.restarting.Unlock()
-	if g.ctx.Err() != nil {
+	if g.ctx.Err() != nil || g.fenced.Load() != nil || !g.rebuild.mayRun() {
 		return
 	}
 	if err := g.stop(); err != nil {

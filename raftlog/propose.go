@@ -23,7 +23,7 @@ func (g *Group) Propose(data []byte) *Proposal {
 	p := &Proposal{done: make(chan struct{})}
 	inst := g.instance()
 	if inst == nil || g.ctx.Err() != nil {
-		p.finish(nil, ErrClosed)
+		p.finish(nil, g.notRunning())
 		return p
 	}
 	p.left = inst.done

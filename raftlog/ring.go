@@ -56,6 +56,19 @@ func (r *ring) add(logs []*raft.Log) {
 	r.logs = r.logs[drop:]
 }
 
+// drop forgets the entries up to index.
+func (r *ring) drop(index uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for n < len(r.logs) && r.logs[n].Index <= index {
+		r.bytes -= cost(&r.logs[n])
+		r.logs[n] = raft.Log{}
+		n++
+	}
+	r.logs = r.logs[n:]
+}
+
 // cut forgets the entries from index on.
 func (r *ring) cut(index uint64) {
 	r.mu.Lock()

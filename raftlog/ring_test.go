@@ -61,6 +61,10 @@ func TestRing(t *testing.T) {
 		{name: "cut the last", do: func(r *ring) { r.add(entries(1, 5, 1, size)); r.cut(5) }, want: "1 to 4"},
 		{name: "cut at the first", do: func(r *ring) { r.add(entries(3, 5, 1, size)); r.cut(3) }, want: "nothing"},
 		{name: "cut below the first", do: func(r *ring) { r.add(entries(3, 5, 1, size)); r.cut(1) }, want: "nothing"},
+		{name: "drop below the first", do: func(r *ring) { r.add(entries(3, 5, 1, size)); r.drop(2) }, want: "3 to 5"},
+		{name: "drop the first", do: func(r *ring) { r.add(entries(3, 5, 1, size)); r.drop(3) }, want: "4 to 5"},
+		{name: "drop all", do: func(r *ring) { r.add(entries(3, 5, 1, size)); r.drop(9) }, want: "nothing"},
+		{name: "drop all and go on", do: func(r *ring) { r.add(entries(3, 5, 1, size)); r.drop(5); r.add(entries(6, 7, 1, size)) }, want: "6 to 7"},
 		{name: "cut and go on", do: func(r *ring) { r.add(entries(1, 5, 1, size)); r.cut(4); r.add(entries(4, 6, 2, size)) }, want: "1 to 6"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -67,6 +67,9 @@ func TestStalledDisk(t *testing.T) {
 		}
 		return next != nil
 	})
+	if st := stuck.group.Status(); !st.Stalled || !stuck.group.LastContact().IsZero() || next.group.Status().Stalled {
+		t.Errorf("its readers are not sent away: last contact %v, %+v", stuck.group.LastContact(), st)
+	}
 	if stuck.group.Leading() {
 		t.Error("the stalled node still says that it leads")
 	}
@@ -83,9 +86,28 @@ func TestStalledDisk(t *testing.T) {
 	c.forgive()
 
 	stuck.group.store.mu.Unlock() // had the process lived on
+	c.await("the write to return", func() bool { return !stuck.group.Status().Stalled })
 	if _, err := proposal.Wait(t.Context()); err == nil {
 		t.Log("the stuck entry was committed after all") // it may be: its leader never knew
 	}
 	c.publish("after")
 	c.agree("after")
+}
+
+// A follower whose disk hangs has nothing new for its readers.
+func TestStalledFollower(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	c.handTo("n1")
+	n := c.nodes["n2"]
+	c.await("n2 to hear of its leader", func() bool { return !n.group.LastContact().IsZero() })
+	n.group.store.mu.Lock()
+	c.publish("a")
+	c.await("the write to be stalled", func() bool { return n.group.Status().Stalled })
+	if last := n.group.LastContact(); !last.IsZero() {
+		t.Errorf("it last heard of a leader at %v", last)
+	}
+	n.group.store.mu.Unlock()
+	c.agree("a")
+	c.await("n2 to hear of its leader again", func() bool { return !n.group.LastContact().IsZero() && !n.group.Status().Stalled })
 }

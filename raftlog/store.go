@@ -3,33 +3,35 @@ package raftlog
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/roomlog/roomlog/raftlog/segment"
 )
 
-// logStore is a group's log: raft-boltdb on disk, the newest entries in memory.
+// logStore is a group's log: segments on disk, the newest entries in memory.
 // The first write that fails is latched: after a failed fsync the kernel may
 // have dropped the data and a retry would report success, so nothing is
-// written any more and the node must end.
+// written any more and the node must end. Being refused room on the disk is no
+// failure: nothing was written.
 type logStore struct {
-	disk  *raftboltdb.BoltStore
+	disk  *segment.Log
 	path  string
 	ring  ring
+	ahead readAhead
+	room  spaceGate
 	fatal func(error)
+	bytes atomic.Int64 // on disk, after the last change: the disk may hang now
 
 	began atomic.Int64 // when the write under way began, by sinceStart; 0: none is
 	hang  hangWatch
 
 	mu     sync.Mutex
 	failed error
+	closed bool
 }
 
 // A write that takes longer than stallLimit makes its node lead nothing; one
@@ -87,33 +89,42 @@ func (s *logStore) checkHang(every time.Duration) {
 	}
 }
 
-func openLogStore(path string, ringBytes int64, fatal func(error)) (*logStore, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	disk, err := openBolt(path)
+func openLogStore(o segment.Options, ringBytes int64, fatal func(error)) (*logStore, error) {
+	s := &logStore{path: o.Dir, ring: ring{max: ringBytes}, fatal: fatal}
+	s.room.ask, o.Space = o.Space, s.room.pass
+	disk, err := segment.Open(o)
 	if err != nil {
 		return nil, err
 	}
-	return &logStore{disk: disk, path: path, ring: ring{max: ringBytes}, fatal: fatal}, nil
+	s.disk = disk
+	s.bytes.Store(disk.Bytes())
+	return s, nil
 }
 
-func openBolt(path string) (*raftboltdb.BoltStore, error) {
-	store, err := raftboltdb.New(raftboltdb.Options{
-		Path:        path,
-		BoltOptions: &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType},
-	})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("open %s: another process has it open", path)
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", path, err)
+// spaceGate is where the log asks for room.
+type spaceGate struct {
+	ask func(bytes int64) error
+	// waived: raft counts on entries that have just been cut or forgotten. It
+	// would never get over the refusal of those that take their place, and
+	// they are few.
+	waived atomic.Bool
+}
+
+func (g *spaceGate) pass(bytes int64) error {
+	if g.ask == nil || g.waived.Load() {
+		return nil
 	}
-	return store, nil
+	if err := g.ask(bytes); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return nil
 }
 
 func (s *logStore) FirstIndex() (uint64, error) { return s.disk.FirstIndex() }
 func (s *logStore) LastIndex() (uint64, error)  { return s.disk.LastIndex() }
+
+// Boundary is index and term of the entry before the first.
+func (s *logStore) Boundary() (index, term uint64) { return s.disk.Boundary() }
 
 // GetLog returns raft.ErrLogNotFound unwrapped for an index that is not held:
 // raft compares with ==.
@@ -121,7 +132,12 @@ func (s *logStore) GetLog(index uint64, log *raft.Log) error {
 	if s.ring.get(index, log) {
 		return nil
 	}
-	return s.disk.GetLog(index, log)
+	return s.ahead.get(s.disk, index, log)
+}
+
+// read calls f with the entries from one to another until it returns false.
+func (s *logStore) read(from, to uint64, f func(*raft.Log) bool) error {
+	return s.disk.Read(from, to, f)
 }
 
 func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
@@ -130,15 +146,39 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.write("store entries", func() error { return s.disk.StoreLogs(logs) }); err != nil {
 		return err
 	}
+	s.room.waived.Store(false)
 	s.ring.add(logs)
 	return nil
 }
 
-// DeleteRange is called by raft to cut a conflicting suffix; the prefix is
-// never compacted.
+// DeleteRange is called by raft to cut a conflicting suffix, and for nothing
+// else.
 func (s *logStore) DeleteRange(min, max uint64) error {
+	s.room.waived.Store(true)
 	s.ring.cut(min)
+	defer s.ahead.forget()
 	return s.write("cut the log", func() error { return s.disk.DeleteRange(min, max) })
+}
+
+// Reset makes the log begin after index, unless it holds that entry with that
+// term.
+func (s *logStore) Reset(index, term uint64) error {
+	s.room.waived.Store(true)
+	defer s.ahead.forget()
+	err := s.write("reset the log", func() error { return s.disk.Reset(index, term) })
+	s.ring.cut(0)
+	return err
+}
+
+// DropThrough drops segments with no entry above index. What memory has of
+// their entries goes too: all that is asked gets the same answer.
+func (s *logStore) DropThrough(index uint64) error {
+	err := s.disk.DropThrough(index)
+	boundary, _ := s.disk.Boundary()
+	s.ring.drop(boundary)
+	s.ahead.forget()
+	s.bytes.Store(s.disk.Bytes())
+	return err
 }
 
 func (s *logStore) write(what string, f func() error) error {
@@ -149,19 +189,29 @@ func (s *logStore) write(what string, f func() error) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	if err := f(); err != nil {
-		s.failed = fmt.Errorf("%s in %s: %w", what, s.path, err)
-		s.fatal(s.failed)
+	err := f()
+	s.bytes.Store(s.disk.Bytes())
+	if err == nil || errors.Is(err, ErrNoSpace) {
+		return err
 	}
+	s.failed = fmt.Errorf("%s in %s: %w", what, s.path, err)
+	s.fatal(s.failed)
 	return s.failed
 }
 
-func (s *logStore) size() int64 {
-	info, err := os.Stat(s.path)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
+func (s *logStore) size() int64 { return s.bytes.Load() }
 
-func (s *logStore) Close() error { return s.disk.Close() }
+// Close closes the log. It is a clean stop unless the log was given up: a
+// write has failed, or the replica was fenced. Only the first call does anything.
+func (s *logStore) Close(givenUp bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	if givenUp || s.failed != nil {
+		return s.disk.Abandon()
+	}
+	return s.disk.Close()
+}

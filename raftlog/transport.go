@@ -3,6 +3,8 @@ package raftlog
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -19,6 +21,7 @@ type Links interface {
 var (
 	errHeld    = errors.New("raftlog: leadership ended while the peer was away")
 	errStalled = errors.New("raftlog: a write of the log is stalled")
+	errNoVote  = errors.New("raftlog: a replica that is being rebuilt does not take part in elections")
 )
 
 // transport changes two things in what raft's network transport does.
@@ -37,11 +40,15 @@ var (
 //
 // And while a write of the log is stalled nothing goes out, heartbeats included:
 // the followers must miss their leader.
+//
+// A replica that is being rebuilt takes no part in elections: nothing that asks
+// for a vote goes out, or comes in as far as raft.
 type transport struct {
 	*raft.NetworkTransport
 	links   Links
 	leader  func() context.Context // ends with the current leadership; nil if not leading
 	stalled func() bool
+	votes   *voteBlock // nil: votes are free
 }
 
 // SetHeartbeatHandler refuses the fast path, as raft's interface allows.
@@ -104,8 +111,10 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 // rpcTimeout bounds one request between nodes.
 const rpcTimeout = 2 * time.Second
 
-func newTransport(cfg *Config, leader func() context.Context, stalled func() bool) *transport {
-	return &transport{
+// newTransport makes a transport. votesBlocked is nil, or tells whether the
+// replica must not vote; once it has told false it does so for ever.
+func newTransport(cfg *Config, leader func() context.Context, stalled, votesBlocked func() bool) *transport {
+	t := &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:                  cfg.Streams(),
 			MaxPool:                 2,
@@ -117,4 +126,103 @@ func newTransport(cfg *Config, leader func() context.Context, stalled func() boo
 		links:  cfg.Links,
 		leader: leader, stalled: stalled,
 	}
+	if votesBlocked != nil {
+		t.votes = &voteBlock{
+			blocked: votesBlocked,
+			node:    cfg.Node,
+			stable:  cfg.Stable.group(cfg.ID),
+			out:     make(chan raft.RPC),
+			closed:  make(chan struct{}),
+		}
+		t.votes.run.Go(func() { t.votes.filter(t.NetworkTransport.Consumer()) })
+	}
+	return t
+}
+
+// Consumer returns the requests for raft, in the order in which they came.
+func (t *transport) Consumer() <-chan raft.RPC {
+	if t.votes != nil {
+		return t.votes.out
+	}
+	return t.NetworkTransport.Consumer()
+}
+
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if t.votes != nil && t.votes.blocked() {
+		return errNoVote
+	}
+	return t.NetworkTransport.RequestVote(id, target, req, resp)
+}
+
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if t.votes != nil && t.votes.blocked() {
+		return errNoVote
+	}
+	return t.NetworkTransport.RequestPreVote(id, target, req, resp)
+}
+
+// Close ends the transport and returns when its filter has ended. It may be
+// called more than once.
+func (t *transport) Close() error {
+	err := t.NetworkTransport.Close()
+	if t.votes != nil {
+		t.votes.once.Do(func() { close(t.votes.closed) })
+		t.votes.run.Wait()
+	}
+	return err
+}
+
+// voteBlock answers what must not reach raft while votes are blocked.
+type voteBlock struct {
+	blocked func() bool
+	node    string
+	stable  groupStable
+	out     chan raft.RPC // to raft
+	closed  chan struct{}
+	once    sync.Once // closes closed
+	run     sync.WaitGroup
+}
+
+func (b *voteBlock) filter(in <-chan raft.RPC) {
+	for {
+		select {
+		case rpc := <-in:
+			if b.blocked() && b.answer(rpc) {
+				continue
+			}
+			select {
+			case b.out <- rpc:
+			case <-b.closed:
+				return
+			}
+		case <-b.closed:
+			return
+		}
+	}
+}
+
+// answer refuses a vote and a hand-over of leadership, and returns false for any
+// other request. It names the replica's term, as raft does: a candidate behind it
+// learns of it.
+func (b *voteBlock) answer(rpc raft.RPC) bool {
+	switch rpc.Command.(type) {
+	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest:
+	case *raft.TimeoutNowRequest:
+		rpc.Respond(nil, errNoVote)
+		return true
+	default:
+		return false
+	}
+	term, err := b.stable.GetUint64(keyTerm)
+	if err != nil {
+		rpc.Respond(nil, fmt.Errorf("%w: %w", errNoVote, err))
+		return true
+	}
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(b.node), Addr: []byte(b.node)}
+	if _, ok := rpc.Command.(*raft.RequestVoteRequest); ok {
+		rpc.Respond(&raft.RequestVoteResponse{RPCHeader: header, Term: term}, nil)
+	} else {
+		rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: header, Term: term}, nil)
+	}
+	return true
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +17,7 @@ import (
 func testTransport(t *testing.T, n *network, node string) *transport {
 	t.Helper()
 	cfg := &Config{Streams: func() StreamLayer { return n.layer(node) }, Links: links{n, node}, Logger: slog.New(slog.DiscardHandler)}
-	trans := newTransport(cfg, func() context.Context { return t.Context() }, func() bool { return false })
+	trans := newTransport(cfg, func() context.Context { return t.Context() }, func() bool { return false }, nil)
 	t.Cleanup(func() { trans.Close() })
 	return trans
 }
@@ -147,4 +150,110 @@ func TestHeldRequestsAreReleased(t *testing.T) {
 			c.await("the request to be released", func() bool { return c.net.waitingAt("n1") == 0 })
 		})
 	}
+}
+
+// A replica that is being rebuilt neither asks for votes nor gives any, nor is it
+// made a candidate; all else reaches raft, in order.
+func TestVotesAreBlocked(t *testing.T) {
+	n := newNetwork(newEvents())
+	n.set(func() { n.up["a"], n.up["b"] = true, true })
+	stable := openTestStable(t, filepath.Join(t.TempDir(), "stable.db"))
+	if err := stable.group(3).SetUint64(keyTerm, 9); err != nil {
+		t.Fatal(err)
+	}
+	var blocked atomic.Bool
+	blocked.Store(true)
+	looked := make(chan struct{}, 100) // at blocked
+	open := func(node string, votesBlocked func() bool) *transport {
+		cfg := &Config{ID: 3, Node: node, Stable: stable, Streams: func() StreamLayer { return n.layer(node) }, Links: links{n, node}, Logger: slog.New(slog.DiscardHandler)}
+		trans := newTransport(cfg, func() context.Context { return t.Context() }, func() bool { return false }, votesBlocked)
+		t.Cleanup(func() { trans.Close() })
+		return trans
+	}
+	a, b := open("a", nil), open("b", func() bool {
+		looked <- struct{}{}
+		return blocked.Load()
+	})
+	var _ raft.WithPreVote = b
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a"), Addr: []byte("a")}
+	arrived := func() any {
+		select {
+		case rpc := <-b.Consumer():
+			switch rpc.Command.(type) {
+			case *raft.RequestVoteRequest:
+				rpc.Respond(&raft.RequestVoteResponse{Granted: true}, nil)
+			case *raft.RequestPreVoteRequest:
+				rpc.Respond(&raft.RequestPreVoteResponse{Granted: true}, nil)
+			case *raft.TimeoutNowRequest:
+				rpc.Respond(&raft.TimeoutNowResponse{}, nil)
+			default:
+				rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+			}
+			return rpc.Command
+		case <-time.After(patience):
+			return nil
+		}
+	}
+
+	var vote raft.RequestVoteResponse
+	if err := a.RequestVote("b", "b", &raft.RequestVoteRequest{RPCHeader: header, Term: 4}, &vote); err != nil || vote.Granted || vote.Term != 9 {
+		t.Errorf("a vote: %+v, %v", vote, err)
+	}
+	var pre raft.RequestPreVoteResponse
+	if err := a.RequestPreVote("b", "b", &raft.RequestPreVoteRequest{RPCHeader: header, Term: 4}, &pre); err != nil || pre.Granted || pre.Term != 9 {
+		t.Errorf("a pre-vote: %+v, %v", pre, err)
+	}
+	if err := a.TimeoutNow("b", "b", &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse)); err == nil || err.Error() != errNoVote.Error() {
+		t.Errorf("a hand-over: %v", err)
+	}
+	if err := b.RequestVote("a", "a", &raft.RequestVoteRequest{RPCHeader: header}, &vote); !errors.Is(err, errNoVote) {
+		t.Errorf("it asks for a vote: %v", err)
+	}
+	// Raft takes "unexpected command" for a yes.
+	if err := b.RequestPreVote("a", "a", &raft.RequestPreVoteRequest{RPCHeader: header}, &pre); !errors.Is(err, errNoVote) || strings.Contains(err.Error(), "unexpected command") {
+		t.Errorf("it asks for a pre-vote: %v", err)
+	}
+	for term := range uint64(3) {
+		done := beside(func() error {
+			return a.AppendEntries("b", "b", &raft.AppendEntriesRequest{RPCHeader: header, Term: term}, new(raft.AppendEntriesResponse))
+		})
+		if req, ok := arrived().(*raft.AppendEntriesRequest); !ok || req.Term != term {
+			t.Errorf("raft was given %+v", req)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+
+	blocked.Store(false)
+	done := beside(func() error { return a.RequestVote("b", "b", &raft.RequestVoteRequest{RPCHeader: header}, &vote) })
+	if _, ok := arrived().(*raft.RequestVoteRequest); !ok || <-done != nil || !vote.Granted {
+		t.Errorf("a vote afterwards: %+v", vote)
+	}
+	done = beside(func() error { return a.RequestPreVote("b", "b", &raft.RequestPreVoteRequest{RPCHeader: header}, &pre) })
+	if _, ok := arrived().(*raft.RequestPreVoteRequest); !ok || <-done != nil || !pre.Granted {
+		t.Errorf("a pre-vote afterwards: %+v", pre)
+	}
+
+	// Close ends it with a request that nobody takes.
+	for len(looked) > 0 {
+		<-looked
+	}
+	done = beside(func() error {
+		return a.AppendEntries("b", "b", &raft.AppendEntriesRequest{RPCHeader: header}, new(raft.AppendEntriesResponse))
+	})
+	select {
+	case <-looked:
+	case <-time.After(patience):
+		t.Fatal("the request did not arrive")
+	}
+	within(t, patience, "Close", func() error { return errors.Join(b.Close(), b.Close()) })
+	<-done
+}
+
+// beside runs f in a goroutine.
+func beside(f func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return done
 }

@@ -257,7 +257,7 @@ func TestRoomListAsksForMore(t *testing.T) {
 func threeVoters(node, leader string, term, commit, applied, last uint64) *fakeNode {
 	f := named(node)
 	f.partitions = []admin.PartitionStatus{{Partition: 0, Leader: leader, Term: term, Commit: commit, Applied: applied, First: 1, Last: last,
-		Bytes: 2048, Rooms: 4, Voters: []string{"n1", "n2", "n3"}, Voter: true}}
+		Snapshot: 6, Bytes: 2048, Rooms: 4, Voters: []string{"n1", "n2", "n3"}, Voter: true}}
 	return f
 }
 
@@ -325,7 +325,7 @@ func TestPartitionListAndShow(t *testing.T) {
 		f.partitions = append([]admin.PartitionStatus{{Partition: 1, Voters: []string{"n1"}}}, f.partitions...)
 	}
 	nodes := []client.Node{startNode(t, n1, "secret"), startNode(t, n2, "secret"), deadNode(t, "n3")}
-	const zero = `{"partition":0,"leader":"n1","term":3,"commit":10,"applied":10,"first":1,"last":10,"bytes":2048,"rooms":4,"replicas":[` +
+	const zero = `{"partition":0,"leader":"n1","term":3,"commit":10,"applied":10,"first":1,"last":10,"snapshot":6,"bytes":2048,"rooms":4,"replicas":[` +
 		`{"node":"n1","role":"voter","match":10,"lag":0},{"node":"n2","role":"voter","match":9,"lag":2},{"node":"n3","role":"voter","match":0,"lag":10}]}` + "\n"
 	list := ask(t, nodes, 0, "partition", "list", "-o", "json").stdout
 	if !strings.HasPrefix(list, zero+`{"partition":1,"leader":"",`) || strings.Count(list, "\n") != 2 {
@@ -342,6 +342,7 @@ term       3
 commit     10
 applied    10
 log        1 to 10, 2 KiB
+snapshot   6
 rooms      4
 
 REPLICA  ROLE          MATCH  LAG
@@ -351,6 +352,53 @@ n3       voter (down)  0      10
 `)
 	if got := ask(t, nodes, 1, "partition", "show", "2"); !strings.Contains(got.stderr, "partition 2: there is none; the cluster has 2, from 0 on") {
 		t.Errorf("no such partition: %q", got.stderr)
+	}
+}
+
+// What is wrong with a replica stands behind its name.
+func TestPartitionTroubles(t *testing.T) {
+	n1, n2, n3 := threeVoters("n1", "n1", 3, 10, 10, 10), threeVoters("n2", "n1", 3, 10, 9, 10), threeVoters("n3", "", 0, 0, 8, 8)
+	n1.partitions[0].Diverged = []string{"n3"}
+	n2.partitions[0].Stalled, n2.partitions[0].Diverged = true, []string{"n1", "n3"}
+	n3.partitions[0].Fenced, n3.partitions[0].Term = "its hash is odd", 9 // of an election that it could not win
+	n3.partitions[0].Voters, n3.partitions[0].Voter = nil, false
+	nodes := []client.Node{startNode(t, n1, "secret"), startNode(t, n2, "secret"), startNode(t, n3, "secret")}
+	check(t, ask(t, nodes, 0, "partition", "list").stdout, `PARTITION  LEADER  TERM  COMMIT  APPLIED  FIRST  LAST  SIZE   ROOMS  REPLICAS
+0          n1      3     10      10       1      10    2 KiB  4      n1 (differs from n3), n2 (-1) (stalled, differs from n1 and n3), n3 (-2) (fenced)
+`)
+	check(t, ask(t, nodes, 0, "partition", "show", "0").stdout, `partition  0
+leader     n1
+term       3
+commit     10
+applied    10
+log        1 to 10, 2 KiB
+snapshot   6
+rooms      4
+
+REPLICA  ROLE                                     MATCH  LAG
+n1       voter (differs from n3)                  10     0
+n2       voter (stalled, differs from n1 and n3)  10     1
+n3       voter (fenced)                           8      2
+
+n3 is fenced: its hash is odd
+Start it with --rebuild 0 to build its replica anew from the others.
+`)
+	got := ask(t, nodes, 0, "partition", "show", "0", "-o", "json").stdout
+	for _, want := range []string{
+		`{"node":"n1","role":"voter","match":10,"lag":0,"diverged":["n3"]}`,
+		`{"node":"n2","role":"voter","match":10,"lag":1,"diverged":["n1","n3"],"stalled":true}`,
+		`{"node":"n3","role":"voter","match":8,"lag":2,"fenced":"its hash is odd"}`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in %s", want, got)
+		}
+	}
+	if got := ask(t, nodes, 1, "partition", "transfer", "0", "--to", "n3"); !strings.Contains(got.stderr, "the replica of node n3 cannot lead, it is fenced") {
+		t.Errorf("transfer to a fenced replica: %q", got.stderr)
+	}
+	n3.partitions[0].Fenced, n3.partitions[0].Rebuilding = "", true
+	if got := ask(t, nodes, 1, "partition", "transfer", "0", "--to", "n3"); !strings.Contains(got.stderr, "cannot lead, it is rebuilding") {
+		t.Errorf("transfer to a replica that is rebuilt: %q", got.stderr)
 	}
 }
 

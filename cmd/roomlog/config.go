@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/roomlog/roomlog/internal/node"
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
@@ -45,12 +46,18 @@ var settings = []struct {
 	{"queue-bytes", "16MiB", "`SIZE` of a partition's queue of publishes"},
 	{"tail-bytes", "8MiB", "`SIZE` of a partition's newest messages in memory"},
 	{"heartbeat", "500ms", "`TIME` without the leader's heartbeat before followers elect"},
+	{"segment-bytes", "64MiB", "`SIZE` of a file of a partition's log"},
+	{"reserve", "256MiB", "`SIZE` of the free disk space below which publishes are refused (0: none)"},
+	{"retention-age", "0", "`TIME` for which messages are kept (0: for ever)"},
+	{"retention-bytes", "0", "`SIZE` of a partition's messages that are kept (0: all)"},
+	{"retention-messages", "0", "`NUMBER` of a partition's messages that are kept (0: all)"},
+	{"retention-policy", "", "shorter ages for rooms by the beginning of their names: `PREFIX=AGE,...`"},
 	{"log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn, error"},
 }
 
 const (
 	maxPartitions = 4096
-	minBytes      = wire.MaxPayload // of a queue or tail: one largest message
+	minBytes      = wire.MaxPayload // of a queue, a tail, what is kept: one largest message
 
 	minSessionTTL = time.Second // sessions age in steps of a second
 	minHeartbeat  = 50 * time.Millisecond
@@ -179,17 +186,27 @@ func settingText(key string, node *yaml.Node) (text string, isSet bool, err erro
 	case node.Kind == yaml.ScalarNode:
 		return node.Value, node.Tag != "!!null", nil
 	case node.Kind == yaml.MappingNode && key == "cluster":
-		var members []string
-		for i := 0; i < len(node.Content); i += 2 {
-			name, address := node.Content[i], resolve(node.Content[i+1])
-			if address.Kind != yaml.ScalarNode {
-				return "", false, fmt.Errorf("cluster: want NAME: HOST:PORT for node %q", name.Value)
-			}
-			members = append(members, name.Value+"="+address.Value)
-		}
-		return strings.Join(members, ","), true, nil
+		text, err := pairsText(node, "cluster: want NAME: HOST:PORT for node %q")
+		return text, true, err
+	case node.Kind == yaml.MappingNode && key == "retention-policy":
+		text, err := pairsText(node, "retention-policy: want PREFIX: AGE, and no comma in the prefix, for %q")
+		return text, true, err
 	}
 	return "", false, fmt.Errorf("%s: want a single value", key)
+}
+
+// pairsText writes a mapping as a flag would have it: "KEY=VALUE,KEY=VALUE".
+// want is the complaint about an entry that cannot be written so.
+func pairsText(node *yaml.Node, want string) (string, error) {
+	var pairs []string
+	for i := 0; i < len(node.Content); i += 2 {
+		key, value := node.Content[i], resolve(node.Content[i+1])
+		if value.Kind != yaml.ScalarNode || strings.Contains(key.Value, ",") {
+			return "", fmt.Errorf(want, key.Value)
+		}
+		pairs = append(pairs, key.Value+"="+value.Value)
+	}
+	return strings.Join(pairs, ","), nil
 }
 
 // resolve follows an alias (*a) to what it stands for.
@@ -276,6 +293,9 @@ type config struct {
 	ca, cert, key                 string
 	sessionTTL, heartbeat         time.Duration
 	queueBytes, tailBytes         int64
+	segmentBytes, reserve         int64
+	retention                     node.Retention
+	rebuild                       []int // of the command line alone
 	logLevel                      slog.Level
 }
 
@@ -298,9 +318,14 @@ func (v values) config() (config, error) {
 		key:        c.path("key"),
 		sessionTTL: c.duration("session-ttl", minSessionTTL, math.MaxInt64),
 		heartbeat:  c.duration("heartbeat", minHeartbeat, maxHeartbeat),
-		queueBytes: c.size("queue-bytes"),
-		tailBytes:  c.size("tail-bytes"),
-		logLevel:   c.level("log-level"),
+		queueBytes: c.sizeBetween("queue-bytes", minBytes, unlimited),
+		tailBytes:  c.sizeBetween("tail-bytes", minBytes, unlimited),
+
+		segmentBytes: c.sizeBetween("segment-bytes", minSegment, maxSegment),
+		reserve:      c.sizeBetween("reserve", 0, unlimited),
+		retention:    c.retention(),
+
+		logLevel: c.level("log-level"),
 	}
 	c.ownEntry(cfg)
 	c.apart(cfg)
@@ -505,17 +530,6 @@ func (c *checker) duration(key string, low, high time.Duration) time.Duration {
 		c.fail(key, "use at most %v", high)
 	}
 	return d
-}
-
-func (c *checker) size(key string) int64 {
-	n, err := parseSize(c.values.get(key))
-	switch {
-	case err != nil:
-		c.fail(key, "%v", err)
-	case n < minBytes:
-		c.fail(key, "use at least %s, the largest message", formatBytes(minBytes))
-	}
-	return n
 }
 
 // parseSize reads bytes, or a number with KiB, MiB or GiB.

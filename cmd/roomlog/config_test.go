@@ -82,7 +82,7 @@ func TestDefaults(t *testing.T) {
 		partitions: 16,
 		ca:         "roomlog-data/ca.pem", cert: "roomlog-data/cert.pem", key: "roomlog-data/key.pem",
 		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond,
-		queueBytes: 16 << 20, tailBytes: 8 << 20,
+		queueBytes: 16 << 20, tailBytes: 8 << 20, segmentBytes: 64 << 20, reserve: 256 << 20,
 		logLevel: slog.LevelInfo,
 	}
 	if err != nil || !reflect.DeepEqual(cfg, want) {
@@ -171,6 +171,36 @@ func TestValidation(t *testing.T) {
 		{"a negative size", []string{"--tail-bytes", "-8MiB"}, "use a number of bytes"},
 		{"a size beyond all", []string{"--tail-bytes", "9999999999GiB"}, "use a number of bytes"},
 
+		{"smallest segment", []string{"--segment-bytes", "1MiB"}, ""},
+		{"too small a segment", []string{"--segment-bytes", "1048575"}, `segment-bytes: "1048575" (flag --segment-bytes): use at least 1 MiB`},
+		{"largest segment", []string{"--segment-bytes", "1GiB"}, ""},
+		{"too large a segment", []string{"--segment-bytes", "1073741825"}, "use at most 1 GiB"},
+		{"no reserve", []string{"--reserve", "0"}, ""},
+		{"a reserve in other units", []string{"--reserve", "10%"}, "use a number of bytes"},
+
+		{"kept for ever", []string{"--retention-age", "0"}, ""},
+		{"shortest age", []string{"--retention-age", "1s"}, ""},
+		{"too short an age", []string{"--retention-age", "999ms"}, `retention-age: "999ms" (flag --retention-age): use 0 for no limit, or at least 1s`},
+		{"a negative age", []string{"--retention-age", "-1h"}, "use a number with a unit, such as 30m"},
+		{"an age in days", []string{"--retention-age", "7d"}, "use a number with a unit, such as 30m"},
+		{"fewest bytes", []string{"--retention-bytes", "1MiB"}, ""},
+		{"too few bytes", []string{"--retention-bytes", "1"}, "use 0 for no limit, or at least 1 MiB"},
+		{"fewest messages", []string{"--retention-messages", "1"}, ""},
+		{"negative messages", []string{"--retention-messages", "-1"}, "use a number"},
+
+		{"policies", []string{"--retention-policy", "match/=1h, chat:=30m,a=b=1s"}, ""},
+		{"a policy as long as the rest", []string{"--retention-age=1h", "--retention-policy=a=1h"}, ""},
+		{"a longer policy", []string{"--retention-age=1h", "--retention-policy=a=61m"},
+			`retention-policy: "a=61m" (flag --retention-policy): prefix "a": a policy can only shorten: use at most retention-age, which is 1h0m0s`},
+		{"a policy without age", []string{"--retention-policy", "a"}, `"a": use PREFIX=AGE`},
+		{"a policy with a bad age", []string{"--retention-policy", "a=x"}, `prefix "a": age "x": use a number with a unit`},
+		{"too short a policy", []string{"--retention-policy", "a=0"}, `prefix "a": use at least 1s`},
+		{"a policy for all", []string{"--retention-policy", "=1h"}, "for all rooms use retention-age"},
+		{"a policy for no room", []string{"--retention-policy", "a\x01=1h"}, "no room's name can begin so"},
+		{"a policy twice", []string{"--retention-policy", "a=1h,a=2h"}, `prefix "a" stands there twice`},
+		{"most policies", []string{"--retention-policy", policies(256)}, ""},
+		{"too many policies", []string{"--retention-policy", policies(257)}, "257 policies: use at most 256"},
+
 		{"a log level", []string{"--log-level", "WARN"}, ""},
 		{"no log level", []string{"--log-level", "loud"}, `log-level: "loud" (flag --log-level): use debug, info, warn or error`},
 	} {
@@ -193,6 +223,14 @@ func TestValidation(t *testing.T) {
 	}
 }
 
+func policies(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("p%d=1h", i))
+	}
+	return strings.Join(all, ",")
+}
+
 func TestAllThatIsWrongIsNamedAtOnce(t *testing.T) {
 	v, _, err := readFlags(t, "--partitions", "0", "--heartbeat", "x")
 	if err != nil {
@@ -213,12 +251,17 @@ func TestConfigFile(t *testing.T) {
 		{"an unknown key", "data: x\nlisen: 127.0.0.1:1\n", `:2: unknown key "lisen"; did you mean listen?`},
 		{"an underscore", "queue_bytes: 1\n", `unknown key "queue_bytes"; did you mean queue-bytes?`},
 		{"upper case", "Listen: 127.0.0.1:1\n", `unknown key "Listen"; did you mean listen?`},
-		{"nothing like it", "retention-policy: 1\n", `unknown key "retention-policy"; known are node, data,`},
+		{"nothing like it", "zzzzzzzzzzzzzzzzzz: 1\n", `unknown key "zzzzzzzzzzzzzzzzzz"; known are node, data,`},
 		{"two unknown keys", "a: 1\nb: 2\n", `:2: unknown key "b"`},
 		{"a key twice", "listen: 127.0.0.1:1\nlisten: 127.0.0.1:2\n", `:2: key "listen" stands here a second time`},
 		{"a list", "listen: [127.0.0.1:1]\n", ":1: listen: want a single value"},
 		{"a map", "listen: {a: 1}\n", ":1: listen: want a single value"},
 		{"a nested cluster", "cluster:\n  n1: {host: a}\n", ":1: cluster: want NAME: HOST:PORT"},
+		{"policies as text", "retention-policy: a=1h\n", ""},
+		{"policies as a map", "retention-policy: {match/: 1h, 'a=b': 2m}\n", ""},
+		{"a nested policy", "retention-policy:\n  a: {age: 1h}\n", ":1: retention-policy: want PREFIX: AGE"},
+		{"a policy with a comma", "retention-policy: {'a,b': 1h}\n", `for "a,b"`},
+		{"the rebuild flag", "rebuild: all\n", `unknown key "rebuild"`},
 		{"no mapping", "just text\n", ":1: want lines of the form KEY: VALUE"},
 		{"not YAML", "listen: [\n", "yaml:"},
 	} {

@@ -46,7 +46,7 @@ func newPartitionList(a *app) *cobra.Command {
 		Short: "List the partitions",
 		Long: `List the partitions. Commit, applied, first and last are indexes of the
 partition's log. Behind a replica's name stands how many entries it has still to
-apply, or "down" if its node does not answer.`,
+apply, "down" if its node does not answer, and what else is wrong with it.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.cluster(cmd.Context())
@@ -136,6 +136,7 @@ type partitionView struct {
 	Applied   uint64        `json:"applied"`
 	First     uint64        `json:"first"`
 	Last      uint64        `json:"last"`
+	Snapshot  uint64        `json:"snapshot"` // index of the newest one
 	Bytes     int64         `json:"bytes"`
 	Rooms     int           `json:"rooms"`
 	Replicas  []replicaView `json:"replicas"`
@@ -147,17 +148,40 @@ type replicaView struct {
 	Match uint64 `json:"match"` // its last index, as far as the leader has it too
 	Lag   uint64 `json:"lag"`   // entries that it has still to apply
 
+	Diverged   []string `json:"diverged,omitempty"` // nodes whose replica it finds to have another hash
+	Fenced     string   `json:"fenced,omitempty"`   // why it was stopped for good
+	Stalled    bool     `json:"stalled,omitempty"`
+	Rebuilding bool     `json:"rebuilding,omitempty"`
+
 	down bool
+}
+
+// trouble says in some words what is wrong with a replica, "" if nothing.
+func (r replicaView) trouble() string {
+	var words []string
+	for _, t := range []struct {
+		is   bool
+		word string
+	}{
+		{r.down, "down"}, {r.Fenced != "", "fenced"}, {r.Rebuilding, "rebuilding"}, {r.Stalled, "stalled"},
+		{len(r.Diverged) > 0, "differs from " + strings.Join(r.Diverged, " and ")},
+	} {
+		if t.is {
+			words = append(words, t.word)
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func (v partitionView) row() []any {
 	var replicas []string
 	for _, r := range v.Replicas {
 		s := r.Node
-		if r.down {
-			s += " (down)"
-		} else if r.Lag > 0 {
+		if !r.down && r.Lag > 0 {
 			s += fmt.Sprintf(" (-%d)", r.Lag)
+		}
+		if trouble := r.trouble(); trouble != "" {
+			s += " (" + trouble + ")"
 		}
 		replicas = append(replicas, s)
 	}
@@ -172,17 +196,23 @@ func (v partitionView) text(w io.Writer) {
 	fmt.Fprintf(w, "commit     %d\n", v.Commit)
 	fmt.Fprintf(w, "applied    %d\n", v.Applied)
 	fmt.Fprintf(w, "log        %d to %d, %s\n", v.First, v.Last, formatBytes(v.Bytes))
+	fmt.Fprintf(w, "snapshot   %d\n", v.Snapshot)
 	fmt.Fprintf(w, "rooms      %d\n\n", v.Rooms)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "REPLICA\tROLE\tMATCH\tLAG")
 	for _, r := range v.Replicas {
 		role := r.Role
-		if r.down {
-			role += " (down)"
+		if trouble := r.trouble(); trouble != "" {
+			role += " (" + trouble + ")"
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\n", r.Node, role, r.Match, r.Lag)
 	}
 	tw.Flush() // w keeps the error
+	for _, r := range v.Replicas {
+		if r.Fenced != "" {
+			fmt.Fprintf(w, "\n%s is fenced: %s\nStart it with --rebuild %d to build its replica anew from the others.\n", r.Node, r.Fenced, v.Partition)
+		}
+	}
 }
 
 // dash stands for what is not known.
@@ -236,6 +266,7 @@ type replica struct {
 func mergePartition(replicas []replica, down []string) partitionView {
 	lead := slices.MaxFunc(replicas, func(a, b replica) int {
 		return cmp.Or(
+			compareBool(a.Fenced == "", b.Fenced == ""),
 			cmp.Compare(a.Term, b.Term),
 			compareBool(a.Leader == a.node, b.Leader == b.node),
 			compareBool(a.Leader != "", b.Leader != ""),
@@ -244,15 +275,18 @@ func mergePartition(replicas []replica, down []string) partitionView {
 	})
 	v := partitionView{
 		Partition: lead.Partition, Leader: lead.Leader, Term: lead.Term, Commit: lead.Commit, Applied: lead.Applied,
-		First: lead.First, Last: lead.Last, Bytes: lead.Bytes, Rooms: lead.Rooms,
+		First: lead.First, Last: lead.Last, Snapshot: lead.Snapshot, Bytes: lead.Bytes, Rooms: lead.Rooms,
 	}
 	for _, r := range replicas {
 		role := "non-voter"
-		if r.Voter {
+		if r.Voter || slices.Contains(lead.Voters, r.node) { // one that is fenced knows of no voters
 			role = "voter"
 		}
 		lag := lead.Commit - min(lead.Commit, r.Applied)
-		v.Replicas = append(v.Replicas, replicaView{Node: r.node, Role: role, Match: min(r.Last, lead.Last), Lag: lag})
+		v.Replicas = append(v.Replicas, replicaView{
+			Node: r.node, Role: role, Match: min(r.Last, lead.Last), Lag: lag,
+			Diverged: r.Diverged, Fenced: r.Fenced, Stalled: r.Stalled, Rebuilding: r.Rebuilding,
+		})
 	}
 	known := lead.Last
 	if !v.led() {
@@ -318,6 +352,8 @@ func checkTarget(v partitionView, to string) error {
 		switch {
 		case r.Node == to && r.down:
 			return fmt.Errorf("partition %d: node %s does not answer", v.Partition, to)
+		case r.Node == to && (r.Fenced != "" || r.Rebuilding):
+			return fmt.Errorf("partition %d: the replica of node %s cannot lead, it is %s", v.Partition, to, r.trouble())
 		case r.Node == to && r.Role == "voter":
 			return nil
 		case r.Role == "voter":

@@ -10,9 +10,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/roomlog/roomlog/internal/certs"
 	"github.com/roomlog/roomlog/internal/devcluster"
@@ -34,12 +37,18 @@ func newServe(a *app) *cobra.Command {
 Each setting is a flag, a variable (--queue-bytes is ROOMLOG_QUEUE_BYTES) and a
 key of the YAML file given with --config; flags win over variables, variables
 over the file. Paths in the file are relative to it. "roomlog config" with the
-same flags prints what comes out.`,
+same flags prints what comes out.
+
+A node whose data is damaged, or contradicts that of the others, refuses to start
+and says which partitions are concerned. With --rebuild it discards these and
+builds them anew from the other nodes, all of which must run. Give it once: each
+start with it begins the work again.`,
 		Example: `  roomlog serve --config /etc/roomlog/config.yaml
   roomlog serve --node n1 --data /var/lib/roomlog --cluster n1=10.0.0.1:7410,n2=10.0.0.2:7410,n3=10.0.0.3:7410`,
 		Args: noArgs,
 	}
 	addSettingFlags(cmd.Flags())
+	rebuild := cmd.Flags().String("rebuild", "", "discard these `PARTITIONS` here and build them anew from the other nodes: 3,5 or all")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v, warnings, err := readValues(cmd.Flags())
 		if err != nil {
@@ -48,6 +57,11 @@ same flags prints what comes out.`,
 		cfg, err := v.config()
 		if err != nil {
 			return usageError{err}
+		}
+		if cmd.Flags().Changed("rebuild") {
+			if cfg.rebuild, err = cfg.parseRebuild(*rebuild); err != nil {
+				return usagef("--rebuild %q: %w", *rebuild, err)
+			}
 		}
 		logger := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: cfg.logLevel}))
 		for _, w := range warnings {
@@ -58,9 +72,47 @@ same flags prints what comes out.`,
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg.nodeConfig(ca, cert, logger), openNode)
+		err = serve(cmd.Context(), cfg.nodeConfig(ca, cert, logger), openNode)
+		if damaged, ok := errors.AsType[*node.DamagedError](err); ok {
+			return withRemedy(damaged, cmd.Flags())
+		}
+		return err
 	}
 	return cmd
+}
+
+// withRemedy adds to an error about damage what to do now.
+func withRemedy(damaged *node.DamagedError, flags *pflag.FlagSet) error {
+	if damaged.Nodes < minRebuild {
+		return fmt.Errorf("%w\na cluster of %s cannot rebuild it: restore the data directory from a copy", damaged, plural(damaged.Nodes, "node"))
+	}
+	return fmt.Errorf("%w\nto discard this and build it anew from the other nodes, all of which must run, start this node once with\n  %s",
+		damaged, serveCommand(flags, damaged.Rebuild()))
+}
+
+// serveCommand is the command that was given, with --rebuild. A token is not
+// shown.
+func serveCommand(flags *pflag.FlagSet, rebuild string) string {
+	words := []string{"roomlog serve"}
+	flags.Visit(func(f *pflag.Flag) {
+		setting := f.Name == "config" || slices.Contains(settingKeys(), f.Name)
+		switch {
+		case f.Name == "token":
+			words = append(words, "--token TOKEN")
+		case setting:
+			words = append(words, "--"+f.Name+" "+shellWord(f.Value.String()))
+		}
+	})
+	return strings.Join(append(words, "--rebuild "+rebuild), " ")
+}
+
+// shellWord quotes a word if a shell would not take it as it is.
+func shellWord(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=,@%+"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func (cfg config) nodeConfig(ca []byte, cert tls.Certificate, logger *slog.Logger) node.Config {
@@ -80,8 +132,14 @@ func (cfg config) nodeConfig(ca []byte, cert tls.Certificate, logger *slog.Logge
 		QueueBytes: cfg.queueBytes,
 		TailBytes:  cfg.tailBytes,
 		Heartbeat:  cfg.heartbeat,
-		Version:    buildVersion(),
-		Logger:     logger,
+
+		SegmentBytes: cfg.segmentBytes,
+		Reserve:      cfg.reserve,
+		Retention:    cfg.retention,
+		Rebuild:      cfg.rebuild,
+
+		Version: buildVersion(),
+		Logger:  logger,
 	}
 }
 

@@ -9,10 +9,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	"github.com/roomlog/roomlog/internal/certs"
 	"github.com/roomlog/roomlog/internal/node"
@@ -231,7 +235,9 @@ func TestCertificatesThatDoNotFit(t *testing.T) {
 // All that is configured reaches the node.
 func TestNodeConfig(t *testing.T) {
 	v, _, err := readFlags(t, "--node=n1", "--data=d", "--listen=h:1", "--advertise=h:2", "--peer=h:3", "--http=h:4",
-		"--cluster=n1=h:3", "--partitions=5", "--token=t", "--session-ttl=6s", "--queue-bytes=7MiB", "--tail-bytes=8MiB", "--heartbeat=9s")
+		"--cluster=n1=h:3", "--partitions=5", "--token=t", "--session-ttl=6s", "--queue-bytes=7MiB", "--tail-bytes=8MiB", "--heartbeat=9s",
+		"--segment-bytes=10MiB", "--reserve=11MiB", "--retention-age=12h", "--retention-bytes=13MiB", "--retention-messages=14",
+		"--retention-policy=a/=15m,b=16s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,11 +245,80 @@ func TestNodeConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg.rebuild = []int{3}
 	got := cfg.nodeConfig([]byte("ca"), tls.Certificate{}, nil)
+	retention := node.Retention{Age: 12 * time.Hour, Bytes: 13 << 20, Messages: 14,
+		Policies: []node.Policy{{Prefix: "a/", Age: 15 * time.Minute}, {Prefix: "b", Age: 16 * time.Second}}}
+	if got.SegmentBytes != 10<<20 || got.Reserve != 11<<20 || !reflect.DeepEqual(got.Retention, retention) || !slices.Equal(got.Rebuild, []int{3}) {
+		t.Errorf("node config = %+v", got)
+	}
 	if got.Name != "n1" || got.DataDir != "d" || got.Listen != "h:1" || got.Advertise != "h:2" || got.Peer != "h:3" || got.HTTP != "h:4" ||
 		got.Members["n1"] != "h:3" || got.Partitions != 5 || got.Token != "t" || string(got.CA) != "ca" ||
 		got.SessionTTL != 6*time.Second || got.QueueBytes != 7<<20 || got.TailBytes != 8<<20 || got.Heartbeat != 9*time.Second ||
 		got.Version == "" {
 		t.Errorf("node config = %+v", got)
+	}
+}
+
+func TestRebuildFlag(t *testing.T) {
+	three := config{partitions: 4, cluster: map[string]string{"n1": "", "n2": "", "n3": ""}}
+	for _, tt := range []struct {
+		text string
+		want []int
+		err  string
+	}{
+		{"3", []int{3}, ""},
+		{"3,0, 2,3", []int{0, 2, 3}, ""},
+		{"all", []int{0, 1, 2, 3}, ""},
+		{"4", nil, `partition "4": use numbers from 0 to 3 with commas between them, or all`},
+		{"-1", nil, `partition "-1": use numbers`},
+		{"1,all", nil, `partition "all": use numbers`},
+		{"", nil, `partition "": use numbers`},
+	} {
+		got, err := three.parseRebuild(tt.text)
+		if !slices.Equal(got, tt.want) || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("--rebuild %q: %v, %v, want %v, %q", tt.text, got, err, tt.want, tt.err)
+		}
+	}
+	for _, args := range [][]string{{"--rebuild", "all"}, {"--rebuild", "0"}} {
+		got := run(t, nil, append([]string{"serve", "--data", t.TempDir()}, args...)...)
+		if got.code != 2 || !strings.Contains(got.stderr, `--rebuild "`+args[1]+`": a cluster of 1 node cannot rebuild anything`) {
+			t.Errorf("alone, %v: exit %d, %q", args, got.code, got.stderr)
+		}
+	}
+	two := "n1=127.0.0.1:1,n2=127.0.0.1:2"
+	if got := run(t, nil, "serve", "--data", t.TempDir(), "--cluster", two, "--node=n1", "--rebuild", "1"); got.code != 2 ||
+		!strings.Contains(got.stderr, "a cluster of 2 nodes cannot rebuild") {
+		t.Errorf("two nodes: exit %d, %q", got.code, got.stderr)
+	}
+	got := run(t, nil, "serve", "--data", t.TempDir(), "--cluster", two+",n3=127.0.0.1:3", "--node=n1", "--rebuild", "16")
+	if got.code != 2 || !strings.Contains(got.stderr, `--rebuild "16": partition "16": use numbers from 0 to 15`) {
+		t.Errorf("out of range: exit %d, %q", got.code, got.stderr)
+	}
+}
+
+// Damage is told with the very command that mends it.
+func TestRemedy(t *testing.T) {
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	addSettingFlags(flags)
+	flags.String("rebuild", "", "")
+	flags.String("output", "", "")
+	err := flags.Parse([]string{"--config", "/etc/room log.yaml", "--output=json", "--data=it's", "--token=secret", "--rebuild=1", "--node", "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := errors.New("partition 3: f.seg at byte 4096: bad CRC")
+	got := withRemedy(&node.DamagedError{Partitions: []int{3, 5}, Nodes: 3, Err: damage}, flags)
+	const want = "roomlog serve --config '/etc/room log.yaml' --data 'it'\\''s' --token TOKEN --node n1 --rebuild 3,5"
+	if !errors.Is(got, damage) || !strings.HasPrefix(got.Error(), damage.Error()+"\n") || !strings.HasSuffix(got.Error(), "\n  "+want) {
+		t.Errorf("told %q, want the damage and then %q", got, want)
+	}
+	got = withRemedy(&node.DamagedError{Partitions: []int{0}, All: true, Nodes: 3, Err: damage}, pflag.NewFlagSet("", pflag.ContinueOnError))
+	if !strings.HasSuffix(got.Error(), "\n  roomlog serve --rebuild all") {
+		t.Errorf("told %q", got)
+	}
+	got = withRemedy(&node.DamagedError{Partitions: []int{0}, Nodes: 2, Err: damage}, flags)
+	if strings.Contains(got.Error(), "--rebuild") || !strings.Contains(got.Error(), "restore the data directory") {
+		t.Errorf("a node of two is told %q", got)
 	}
 }

@@ -6,11 +6,13 @@
 //	transport/peer    none of ours; of Raft the StreamLayer alone
 //	transport/admin   none of ours
 //	transport/wire    the standard library
-//	partition         raftlog
-//	raftlog           none of ours
+//	partition         raftlog, raftlog/vfs
+//	raftlog           raftlog/segment, raftlog/vfs
+//	raftlog/segment   raftlog/vfs
+//	raftlog/vfs       the standard library; its crashfs is for tests alone
 //	client            transport/wire, quic-go, the standard library
 //
-// Raft is named in raftlog and transport/peer alone, viper in cmd. Nothing
+// Raft is named in raftlog, what is below it, and transport/peer alone, viper in cmd. Nothing
 // outside cmd and internal imports from there. Test files follow their package
 // in all but what they need to test it: internal/* and test libraries.
 package arrows
@@ -38,9 +40,13 @@ var ours = map[string][]string{
 	"transport/wire":  nil,
 	"transport/peer":  nil,
 	"transport/admin": nil,
-	"partition":       {"raftlog"},
-	"raftlog":         nil,
-	"client":          {"transport/wire"},
+	"partition":       {"raftlog", "raftlog/vfs"},
+	"raftlog":         {"raftlog/segment", "raftlog/vfs"},
+	"raftlog/segment": {"raftlog/vfs"},
+	"raftlog/vfs":     nil,
+
+	"raftlog/vfs/crashfs": {"raftlog/vfs"},
+	"client":              {"transport/wire"},
 }
 
 // theirs are modules that only some packages may import.
@@ -56,10 +62,15 @@ var theirs = map[string][]string{
 var only = map[string][]string{
 	"client":         {"github.com/quic-go/quic-go"},
 	"transport/wire": {},
+	"raftlog/vfs":    {},
 }
 
-// testLibraries may be imported by any test.
-var testLibraries = []string{"github.com/cockroachdb/datadriven", "pgregory.net/rapid"}
+// testLibraries may be imported by any test, testPeers by those of a package
+// that is measured against them.
+var (
+	testLibraries = []string{"github.com/cockroachdb/datadriven", "pgregory.net/rapid", module + "/raftlog/vfs/crashfs"}
+	testPeers     = map[string]string{"github.com/hashicorp/raft-wal": "raftlog"}
+)
 
 // judge tells why a file may not import path; "" if it may.
 func judge(f file, path string) string {
@@ -96,6 +107,11 @@ func judgeOurs(f file, rel string) string {
 }
 
 func judgeTheirs(f file, path string) string {
+	for other, dir := range testPeers {
+		if below(path, other) && !(f.test && below(f.dir, dir)) {
+			return fmt.Sprintf("%s must not import %s, only tests in %s may", f.dir, path, dir)
+		}
+	}
 	for prefix, dirs := range theirs {
 		if !below(path, prefix) && !strings.HasPrefix(path, prefix+"-") {
 			continue

@@ -101,6 +101,23 @@ func TestJudge(t *testing.T) {
 		{dir: "partition", path: "go.etcd.io/bbolt"},
 		{dir: "partition", path: module + "/internal/clustertest"},
 
+		{dir: "partition", path: module + "/raftlog/vfs", ok: true},
+		{dir: "partition", path: module + "/raftlog/segment"},
+
+		{dir: "raftlog", path: module + "/raftlog/segment", ok: true},
+		{dir: "raftlog", path: module + "/raftlog/vfs", ok: true},
+		{dir: "raftlog/segment", path: module + "/raftlog/vfs", ok: true},
+		{dir: "raftlog/segment", path: module + "/raftlog"},
+		{dir: "raftlog/segment", path: "github.com/hashicorp/raft", ok: true},
+		{dir: "raftlog/segment", path: module + "/raftlog/vfs/crashfs"},
+		{dir: "raftlog/segment", path: module + "/raftlog/vfs/crashfs", test: true, ok: true},
+		{dir: "partition", path: module + "/raftlog/vfs/crashfs", test: true, ok: true},
+		{dir: "raftlog/vfs/crashfs", path: module + "/raftlog/vfs", ok: true},
+		{dir: "raftlog/vfs/crashfs", path: module + "/raftlog"},
+		{dir: "raftlog/vfs", path: "io/fs", ok: true},
+		{dir: "raftlog/vfs", path: module + "/raftlog"},
+		{dir: "raftlog/vfs", path: "github.com/hashicorp/raft"},
+		{dir: "raftlog/segment", path: "github.com/hashicorp/raft-wal"},
 		{dir: "raftlog", path: "github.com/hashicorp/raft", ok: true},
 		{dir: "raftlog", path: "github.com/hashicorp/raft-boltdb/v2", ok: true},
 		{dir: "raftlog", path: "go.etcd.io/bbolt", ok: true},
@@ -126,6 +143,11 @@ func TestJudge(t *testing.T) {
 		{dir: "client", path: module + "/partition", test: true},
 		{dir: "partition", path: "github.com/cockroachdb/datadriven", test: true, ok: true},
 		{dir: "partition", path: "github.com/hashicorp/raft", test: true},
+		{dir: "raftlog", path: "github.com/hashicorp/raft-wal", test: true, ok: true},
+		{dir: "raftlog/segment", path: "github.com/hashicorp/raft-wal/metadb", test: true, ok: true},
+		{dir: "partition", path: "github.com/hashicorp/raft-wal", test: true},
+		{dir: "transport/peer", path: "github.com/hashicorp/raft-wal", test: true},
+		{dir: "internal/bench", path: "github.com/hashicorp/raft-wal"},
 	} {
 		why := judge(file{dir: tt.dir, test: tt.test}, tt.path)
 		if (why == "") != tt.ok {

@@ -63,7 +63,14 @@ func CleanUp() {
 // test ends.
 func StartProcesses(tb testing.TB, partitions int) *Processes {
 	tb.Helper()
-	layout, err := devcluster.Prepare(devcluster.Options{Dir: tb.TempDir(), Nodes: 3, Partitions: partitions})
+	return startProcesses(tb, devcluster.Options{Nodes: 3, Partitions: partitions})
+}
+
+// startProcesses runs the processes of opts in a new directory.
+func startProcesses(tb testing.TB, opts devcluster.Options) *Processes {
+	tb.Helper()
+	opts.Dir = tb.TempDir()
+	layout, err := devcluster.Prepare(opts)
 	if err != nil {
 		tb.Fatal(err)
 	}

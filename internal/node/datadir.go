@@ -14,15 +14,17 @@ import (
 	"syscall"
 )
 
-// formatVersion is that of the data directory as a whole.
-const formatVersion = 1
+// formatVersion is that of the data directory as a whole. In format 1 the log was
+// a bolt file per partition, without snapshots.
+const formatVersion = 2
 
 // dataDir is a node's folder:
 //
 //	LOCK         held while a process uses the folder
 //	node.json    whose it is; checked at every start
 //	reset.key    32 bytes, QUIC's stateless reset key
-//	raft/        stable.db, and log.db of each partition
+//	raft/        stable.db with all partitions' terms and votes, and a folder pNNNN
+//	             of each partition: log/ snapshots/ rooms/ FENCED REBUILD
 type dataDir struct {
 	path string
 	lock *os.File
@@ -83,8 +85,7 @@ func (d *dataDir) check(want identity) error {
 	}
 	switch {
 	case have.Format != want.Format:
-		return fmt.Errorf("%s: the data has format %d, this program reads and writes format %d; use the version that wrote it",
-			name, have.Format, want.Format)
+		return formatError(d.path, have.Format)
 	case have.Node != want.Node:
 		return fmt.Errorf("data directory %s belongs to node %q, this is node %q; set --data or --node right", d.path, have.Node, want.Node)
 	case have.Partitions != want.Partitions:
@@ -97,6 +98,20 @@ func (d *dataDir) check(want identity) error {
 			d.path, strings.Join(haveNames, ", "), strings.Join(wantNames, ", "))
 	}
 	return nil
+}
+
+// formatError says what to do with a folder of another format. A format 1 node
+// and this one do not talk to each other, so nothing can be rebuilt from there;
+// and an empty folder on one node only would be a voter who has forgotten its vote.
+func formatError(path string, format int) error {
+	if format > formatVersion {
+		return fmt.Errorf("data directory %s has format %d, this version reads and writes format %d: "+
+			"run the version that wrote it, or a later one", path, format, formatVersion)
+	}
+	return fmt.Errorf("data directory %s has format %d, which a version before this one has written; "+
+		"this version keeps its log in format %d and cannot convert it. "+
+		"Run that version to read the messages; to begin anew with this one, stop all nodes and start each with an empty --data directory "+
+		"(not one alone: it would have forgotten what it has voted and acknowledged)", path, format, formatVersion)
 }
 
 // resetKey returns the folder's stateless reset key, a new one at first.

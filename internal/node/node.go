@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -54,6 +55,17 @@ type Config struct {
 	TailBytes  int64         // per partition: newest messages in memory
 	Heartbeat  time.Duration // Raft's heartbeat and election timeout
 
+	SegmentBytes int64     // size of a file of a partition's log; default 64 MiB
+	Reserve      int64     // free bytes of the disk below which publishes are refused; 0: none
+	Retention    Retention // the same on all nodes: that of a partition's leader counts
+	// Rebuild names partitions whose replica here is discarded, damaged or not, and
+	// built anew from the other nodes, all of which must be up for that.
+	Rebuild []int
+
+	// MarkHash, if not nil, replaces the hashes of this node's marks: for tests of
+	// what becomes of a replica that differs.
+	MarkHash func(partition int, index, hash uint64) uint64
+
 	Version string // of the software, for operators
 	Logger  *slog.Logger
 }
@@ -68,9 +80,12 @@ type Node struct {
 	httpAt  string
 
 	data       *dataDir
+	space      *space
+	marks      *marks
 	network    *peer.Network
 	stable     *raftlog.StableStore
 	partitions []*partition.Partition
+	opened     atomic.Bool            // all of them
 	metrics    []prometheus.Collector // of the partitions
 	clients    *transport.Server
 	http       *http.Server
@@ -121,6 +136,8 @@ func (n *Node) open() (err error) {
 	if err != nil {
 		return err
 	}
+	n.space = newSpace(n.data.path, cfg.Reserve, freeBytes, n.log)
+	n.marks = newMarks(cfg.Name, len(cfg.Members))
 	socket, err := transport.Bind(cfg.Listen)
 	if err != nil {
 		return err
@@ -153,6 +170,8 @@ func (n *Node) open() (err error) {
 	n.tasks.Go(n.watchCluster)
 	n.tasks.Go(n.watchNetwork)
 	n.tasks.Go(n.watchClock)
+	n.tasks.Go(n.watchMarks)
+	n.tasks.Go(n.watchSpace)
 	return nil
 }
 
@@ -178,6 +197,8 @@ func (n *Node) openNetwork() error {
 	n.network, err = peer.Listen(peer.Config{
 		Node: n.cfg.Name, Addr: n.cfg.Peer, Members: n.cfg.Members, Cluster: n.fingerprint(),
 		Cert: n.cfg.Cert, CA: ca, Info: told, Logger: n.log,
+		Answer: n.groupState,
+		OnMark: func(node string, m peer.Mark) { n.marks.add(node, int(m.Group), m.Index, m.Hash) },
 	})
 	if err != nil {
 		return err
@@ -200,41 +221,14 @@ func (n *Node) fingerprint() string {
 	return all
 }
 
-func (n *Node) openPartitions() (err error) {
-	if n.network == nil {
-		return nil // its error is told already
-	}
-	if n.stable, err = raftlog.OpenStable(n.data.stable()); err != nil {
-		return err
-	}
-	metrics := partition.NewMetrics()
-	for id := range n.cfg.Partitions {
-		p, err := partition.Open(partition.Config{
-			Group: raftlog.Config{
-				ID: uint32(id), Node: n.cfg.Name, Voters: slices.Sorted(maps.Keys(n.cfg.Members)),
-				Dir: n.data.partition(id), Stable: n.stable,
-				Streams: streams(n.network, uint32(id)), Links: n.network,
-				Heartbeat: n.cfg.Heartbeat, RingBytes: n.cfg.TailBytes,
-				LeaderChanged: n.leaderChanged(id), Fatal: n.fail, Logger: n.log.With("partition", id),
-			},
-			QueueBytes: n.cfg.QueueBytes, TailBytes: n.cfg.TailBytes, SessionTTL: n.cfg.SessionTTL,
-			Metrics: metrics, Logger: n.log,
-		})
-		if err != nil {
-			return fmt.Errorf("partition %d: %w", id, err)
-		}
-		n.partitions = append(n.partitions, p)
-	}
-	n.metrics = metrics.Collectors()
-	return nil
-}
-
 func (n *Node) serveHTTP(l net.Listener, clients []prometheus.Collector) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(clients...)
 	registry.MustRegister(n.metrics...)
 	registry.MustRegister(n.network.Collectors()...)
+	registry.MustRegister(n.space.collectors()...)
+	registry.MustRegister(n.marks.mismatches, partitionMetrics{n})
 	n.http = admin.NewServer(admin.New(admin.Config{
 		Source: n, Token: n.cfg.Token, Registry: registry, Logger: n.log,
 	}), n.log)
@@ -325,17 +319,14 @@ func (n *Node) Kill() {
 		n.network.Close()
 		n.http.Close()
 		n.tasks.Wait()
-		n.clients, n.http, n.network = nil, nil, nil
+		n.clients, n.http = nil, nil
 		n.stopErr = n.closeAll()
 	})
 }
 
 // closeAll closes what is open, from the partitions down.
 func (n *Node) closeAll() error {
-	var errs []error
-	for _, p := range n.partitions {
-		errs = append(errs, p.Close())
-	}
+	errs := []error{n.closePartitions()}
 	if n.network != nil {
 		errs = append(errs, n.network.Close())
 	}

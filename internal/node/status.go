@@ -22,6 +22,10 @@ func (n *Node) Ready() error {
 	for _, p := range n.partitions {
 		st := p.Group().Status()
 		switch {
+		case st.Fenced != "":
+			return fmt.Errorf("partition %d is fenced on this node: %s; start it with --rebuild %d", p.ID(), st.Fenced, p.ID())
+		case st.Rebuilding:
+			return fmt.Errorf("partition %d is being rebuilt from the other nodes", p.ID())
 		case st.Leader == "":
 			return fmt.Errorf("partition %d has no known leader", p.ID())
 		case !p.Group().CaughtUp():
@@ -57,8 +61,9 @@ func (n *Node) Partitions() []admin.PartitionStatus {
 		out = append(out, admin.PartitionStatus{
 			Partition: p.ID(), Leader: st.Leader, Term: uint64(st.Term),
 			Commit: uint64(st.Commit), Applied: uint64(st.Applied), First: uint64(st.First), Last: uint64(st.Last),
-			Bytes: st.Bytes, Rooms: st.Rooms, Voters: st.Voters, Voter: st.Voter,
+			Snapshot: uint64(st.SnapshotIndex), Bytes: st.Bytes, Rooms: st.Rooms, Voters: st.Voters, Voter: st.Voter,
 			Hash: fmt.Sprintf("%016x", st.Hash), Sessions: st.Sessions, QueueBytes: st.QueueBytes,
+			Diverged: n.marks.diverged(p.ID()), Fenced: st.Fenced, Stalled: st.Stalled, Rebuilding: st.Rebuilding,
 		})
 	}
 	return out

@@ -61,7 +61,7 @@ type PeerStatus struct {
 	RTTMs    float64 `json:"rtt_ms"`
 }
 
-// PartitionStatus is one replica. First to Applied are indexes of its log.
+// PartitionStatus is one replica. Commit to Snapshot are indexes of its log.
 type PartitionStatus struct {
 	Partition  int      `json:"partition"`
 	Leader     string   `json:"leader"` // "" while unknown
@@ -70,6 +70,7 @@ type PartitionStatus struct {
 	Applied    uint64   `json:"applied"`
 	First      uint64   `json:"first"`
 	Last       uint64   `json:"last"`
+	Snapshot   uint64   `json:"snapshot"` // of the newest one; 0: none
 	Bytes      int64    `json:"bytes"`
 	Rooms      int      `json:"rooms"`
 	Voters     []string `json:"voters"`
@@ -77,6 +78,11 @@ type PartitionStatus struct {
 	Hash       string   `json:"hash"`
 	Sessions   int      `json:"sessions"`
 	QueueBytes int64    `json:"queue_bytes"`
+
+	Diverged   []string `json:"diverged,omitempty"`   // nodes whose replica has another hash at the same index
+	Fenced     string   `json:"fenced,omitempty"`     // why this replica was stopped for good
+	Stalled    bool     `json:"stalled,omitempty"`    // the disk keeps it waiting
+	Rebuilding bool     `json:"rebuilding,omitempty"` // it does not vote until it has caught up
 }
 
 // RoomStatus is a room as this node's replica sees it. First and Last are
