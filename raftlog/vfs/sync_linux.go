@@ -25,3 +25,13 @@ func (f osFile) Sync() error {
 	}
 	return os.NewSyscallError("fdatasync", failed)
 }
+
+const fadviseDontNeed = 4 // POSIX_FADV_DONTNEED
+
+func (f osFile) uncache(from, to int64) {
+	if conn, err := f.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) {
+			syscall.Syscall6(syscall.SYS_FADVISE64, fd, uintptr(from), uintptr(to-from), fadviseDontNeed, 0, 0)
+		})
+	}
+}

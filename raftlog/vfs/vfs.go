@@ -113,6 +113,16 @@ func (o osFS) MkdirAll(dir string) error {
 	return o.SyncDir(parent)
 }
 
+// Uncache lets the system forget what it has in memory of a file's bytes from one
+// offset to another, as far as they are synced. Linux keeps a page cache in
+// folios of the size in which they were first written or read, and counts all of a
+// folio as written for each byte that changes in it.
+func Uncache(f File, from, to int64) {
+	if u, ok := f.(interface{ uncache(from, to int64) }); ok {
+		u.uncache(from, to)
+	}
+}
+
 type osFile struct{ *os.File }
 
 func (f osFile) Size() (int64, error) {
