@@ -13,7 +13,7 @@ SOAK ?= 10m     # how long "soak" repeats: 90s, 10m, 1h30m
 BENCH ?= .      # which benchmarks
 COUNT ?= 6      # runs of each, enough for benchstat
 
-.PHONY: help setup build test check demo fuzz bench soak lint fmt fmt-check arrows chaos-short mod-check
+.PHONY: help setup build test check demo fuzz bench bench-storage soak lint fmt fmt-check arrows chaos-short mod-check
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,13 +50,23 @@ bench: ## benchmarks into out/, for benchstat
 	@mkdir -p out
 	go test -run '^$$' -bench '$(strip $(BENCH))' -benchmem -count $(strip $(COUNT)) -timeout 1h ./... | tee out/bench-$(VERSION).txt
 
-soak: ## repeat the tests with real processes for SOAK
+bench-storage: ## what lies on disk: the log stores side by side, bytes written, restart, rooms, catch-up
+	@mkdir -p out
+	@{ \
+	go test -run '^$$' -bench 'StoreLogs|Library|Read' -benchmem -benchtime 1000x -count 5 ./raftlog/segment && \
+	go test -run '^$$' -bench 'Written$$' -benchtime 4000000x -count 3 ./internal/clustertest && \
+	go test -run '^$$' -bench 'Restart$$' -benchtime 10000000x ./internal/clustertest && \
+	go test -run '^$$' -bench 'IdleRooms$$' -benchtime 1000000x ./internal/clustertest && \
+	go test -run '^$$' -bench 'CatchUp$$' -benchtime 2000000x -count 3 ./internal/clustertest; \
+	} | tee out/bench-storage-$(VERSION).txt
+
+soak: ## repeat the tests with real processes for SOAK, each with 50 power cuts
 	@mkdir -p out
 	go test -race -c -o out/clustertest.test ./internal/clustertest
 	@seconds=$$(( $$(echo '$(strip $(SOAK))' | sed -E 's/([0-9]+)s?$$/+\1/; s/([0-9]+)m/+\1*60/; s/([0-9]+)h/+\1*3600/') )); \
 	runs=0; SECONDS=0; \
 	while [ $$SECONDS -lt $$seconds ]; do \
-		(cd internal/clustertest && ../../out/clustertest.test -test.run '^TestProcesses' -test.timeout $(strip $(TESTTIME))); \
+		(cd internal/clustertest && ROOMLOG_POWERCUT_ROUNDS=50 ../../out/clustertest.test -test.run '^TestProcesses' -test.timeout 15m); \
 		runs=$$((runs + 1)); echo "soak: run $$runs passed, $$SECONDS of $$seconds s"; \
 	done
 

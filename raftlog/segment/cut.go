@@ -64,6 +64,7 @@ func (l *Log) cut(index uint64) error {
 			return err
 		}
 	}
+	l.count()
 	if err := l.opt.remove(l.opt.path(s.first, suffixIndex)); err != nil {
 		return err
 	}
@@ -136,15 +137,18 @@ func (l *Log) Reset(index, term uint64) error {
 	if l.failed != nil {
 		return l.failed
 	}
-	b, _ := l.Boundary()
-	if index < b {
+	b, t := l.Boundary()
+	if index < b || index == b && term == t {
 		return nil
 	}
-	var e raft.Log
-	if err := l.GetLog(index, &e); err == nil && e.Term == term {
-		return nil
-	} else if err != nil && err != raft.ErrLogNotFound && index > 0 {
-		return err
+	if !l.ghost { // what an earlier reset left readable is not held
+		var e raft.Log
+		switch err := l.GetLog(index, &e); {
+		case err == nil && e.Term == term:
+			return nil
+		case err != nil && err != raft.ErrLogNotFound:
+			return err
+		}
 	}
 	if err := l.touch(); err != nil {
 		return err
@@ -185,26 +189,35 @@ func (l *Log) finishReset() error {
 	l.mu.Lock()
 	l.segments, l.ghost = []*file{s}, false
 	l.mu.Unlock()
+	l.count()
 	return l.opt.endIntent()
 }
 
 // DropThrough drops the segments all of whose entries are at or below index; the
 // last segment always stays.
 func (l *Log) DropThrough(index uint64) error {
-	l.write.Lock()
-	defer l.write.Unlock()
-	if l.failed != nil {
-		return l.failed
-	}
-	if l.ghost {
-		return nil // all of it is to go anyway
-	}
-	for len(l.segments) > 1 && l.segments[0].last.index <= index {
-		if err := l.latch(l.drop()); err != nil {
+	for more := true; more; {
+		var err error
+		if more, err = l.dropNext(index); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// dropNext drops the first segment if it may go; writes get their turn in between.
+func (l *Log) dropNext(index uint64) (more bool, err error) {
+	l.write.Lock()
+	defer l.write.Unlock()
+	switch {
+	case l.failed != nil:
+		return false, l.failed
+	case l.ghost: // all of it is to go anyway
+		return false, nil
+	case len(l.segments) == 1 || l.segments[0].last.index > index:
+		return false, nil
+	}
+	return true, l.latch(l.drop())
 }
 
 // drop drops the first segment, or keeps its file to be used again.
@@ -232,5 +245,6 @@ func (l *Log) drop() error {
 			return err
 		}
 	}
+	l.count()
 	return l.opt.FS.SyncDir(l.opt.Dir) // this one is gone before the next
 }

@@ -68,10 +68,14 @@ func (s *file) damage(at int64, reason string) error {
 	return &DamageError{Path: s.name, Offset: at, Reason: reason}
 }
 
-// letGo waits for readers and leaves the open file to the caller.
+// letGo waits for readers and leaves the open file to the caller; nil if it was
+// let go before.
 func (s *file) letGo() vfs.File {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gone {
+		return nil
+	}
 	s.gone = true
 	return s.f
 }
@@ -157,6 +161,9 @@ func (o *Options) makeFile(p place, free *freeFile) (_ *file, err error) {
 	if _, err = free.f.WriteAt(h.page(), 0); err == nil {
 		err = free.f.Sync() // of the header, before the file has its name
 	}
+	if h.recycled {
+		vfs.Uncache(free.f, pageSize, free.size)
+	}
 	if err == nil {
 		err = o.FS.Rename(free.name, name)
 	}
@@ -167,11 +174,11 @@ func (o *Options) makeFile(p place, free *freeFile) (_ *file, err error) {
 		free.f.Close()
 		return nil, fmt.Errorf("make %s: %w", name, err)
 	}
-	return newFile(name, free.f, h, free.size), nil
+	return newFile(name, free.f, h, max(free.size, pageSize)), nil
 }
 
-// writeIndex writes the index file of a sealed segment. It is not synced: one that
-// a crash has made unreadable is made again.
+// writeIndex writes the index file of a sealed segment. Its name is not synced: one
+// that a crash has lost is made again.
 func (o *Options) writeIndex(s *file, offsets []uint32) (err error) {
 	x := index{group: o.Group, first: s.first, salt: s.salt, last: s.last, offsets: offsets}
 	name := o.path(s.first, suffixIndex)
@@ -179,7 +186,9 @@ func (o *Options) writeIndex(s *file, offsets []uint32) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(x.encode(), 0)
+	if _, err = f.WriteAt(x.encode(), 0); err == nil {
+		err = f.Sync() // of an index: Verify takes half of one for damage
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
@@ -216,15 +225,19 @@ func (o *Options) offsetsOf(s *file, n uint64, last place) (at, end int64, err e
 	if lastOne {
 		b = b[:4]
 	}
-	if _, err := f.ReadAt(b, int64(indexHead+4*n)); err != nil {
-		return 0, 0, err
+	path, place := o.path(s.first, suffixIndex), int64(indexHead+4*n)
+	switch _, err := f.ReadAt(b, place); {
+	case errors.Is(err, io.EOF):
+		return 0, 0, &DamageError{Path: path, Offset: place, Reason: "the file is too short"}
+	case err != nil:
+		return 0, 0, fmt.Errorf("read %s: %w", path, err)
 	}
 	at, end = int64(le.Uint32(b)), last.end
 	if !lastOne {
 		end = int64(le.Uint32(b[4:]))
 	}
 	if at < pageSize || end < at+headSize || end > last.end {
-		return 0, 0, &DamageError{Path: o.path(s.first, suffixIndex), Offset: int64(indexHead + 4*n), Reason: "the offset makes no sense"}
+		return 0, 0, &DamageError{Path: path, Offset: place, Reason: "the offset makes no sense"}
 	}
 	return at, end, nil
 }

@@ -14,6 +14,7 @@ import (
 const (
 	version    = 1
 	pageSize   = 4096 // of a segment's header
+	blockSize  = 4096 // of a file system
 	headSize   = 48   // of a record
 	headerSize = 44
 	markSize   = 36

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -75,6 +76,8 @@ type Log struct {
 	buf    []byte
 	ends   []uint32 // scratch: offsets of the records being written
 
+	bytes atomic.Int64 // what Bytes tells
+
 	// mu guards what readers see. Writers hold it only to change that.
 	mu       sync.RWMutex
 	segments []*file // oldest first, at least one; the last is written to
@@ -123,10 +126,11 @@ func (l *Log) Boundary() (index, term uint64) {
 	return l.boundary.index, l.boundary.term
 }
 
-// Bytes is what the log takes on disk, in bytes.
-func (l *Log) Bytes() int64 {
-	l.write.Lock()
-	defer l.write.Unlock()
+// Bytes is what the log takes on disk, in bytes. It waits for no write.
+func (l *Log) Bytes() int64 { return l.bytes.Load() }
+
+// count renews what Bytes tells, when a file has come, gone or grown.
+func (l *Log) count() {
 	total := int64(0)
 	for _, s := range l.segments {
 		total += s.size
@@ -134,7 +138,7 @@ func (l *Log) Bytes() int64 {
 	for _, f := range l.free {
 		total += f.size
 	}
-	return total
+	l.bytes.Store(total)
 }
 
 // Close ends the log in order: how it ends is written down, so that a shorter
@@ -163,17 +167,20 @@ var errClosed = errors.New("segment: the log is closed")
 
 func (l *Log) closeFiles() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+	before := l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if before {
 		return nil
 	}
-	l.closed = true
 	if l.failed == nil {
 		l.failed = errClosed
 	}
 	var errs []error
 	for _, s := range l.segments {
-		errs = append(errs, s.letGo().Close())
+		if f := s.letGo(); f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	for _, f := range l.free {
 		errs = append(errs, f.f.Close())
@@ -300,13 +307,17 @@ func (l *Log) append(logs []*raft.Log, size int64) error {
 			return err
 		}
 		s.size = to
+		l.count()
 	}
-	l.buf, l.ends = slices.Grow(l.buf[:0], int(size)), l.ends[:0]
+	l.buf, l.ends = slices.Grow(l.buf[:0], int(size)+blockSize), l.ends[:0]
 	for i, e := range logs {
 		l.ends = append(l.ends, uint32(end.end)+uint32(len(l.buf)))
 		l.buf, end.chain = appendRecord(l.buf, e, s.seed, end.chain, i)
 		end.index, end.term, end.batch = e.Index, e.Term, uint32(i)
 	}
+	// Zeros fill the last block, or it would have to be read first.
+	rest := min(-(end.end+size)&(blockSize-1), s.size-end.end-size)
+	l.buf = append(l.buf, zeros[:rest]...)
 	if _, err := s.f.WriteAt(l.buf, end.end); err != nil {
 		return fmt.Errorf("write %s: %w", s.name, err)
 	}
@@ -340,6 +351,7 @@ func (l *Log) roll() error {
 	defer l.mu.Unlock()
 	l.segments = append(l.segments, next)
 	old.at = nil
+	l.count()
 	return nil
 }
 

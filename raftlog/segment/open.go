@@ -77,6 +77,7 @@ func Open(o Options) (_ *Log, err error) {
 		if err != nil {
 			l.closeFiles()
 		}
+		l.count()
 	}()
 	if err := l.openFree(d.free); err != nil {
 		return nil, err
@@ -173,7 +174,7 @@ func (l *Log) openSegments(d *folder) error {
 	}
 	for i, s := range l.segments {
 		if i+1 < len(l.segments) {
-			if err := l.opt.seal(s, l.segments[i+1], true); err != nil {
+			if err := l.opt.seal(s, l.segments[i+1]); err != nil {
 				return err
 			}
 		}
@@ -209,28 +210,34 @@ func (l *Log) removeStrays(d *folder, cut bool) error {
 }
 
 // seal makes sure that s, which next stands behind, is whole and has an index
-// file; repair makes one if there is none or a bad one.
-func (o *Options) seal(s, next *file, repair bool) error {
+// file; it makes one if there is none or a bad one.
+func (o *Options) seal(s, next *file) error {
 	x, err := o.readIndex(s)
-	if err != nil {
+	isMade := err != nil
+	if isMade {
 		if x, err = o.indexOf(s, next); err != nil {
 			return err
 		}
-		if repair {
-			s.last = x.last
-			if err := o.writeIndex(s, x.offsets); err != nil {
-				return err
-			}
-		}
 	}
 	s.last, s.at = x.last, nil
+	switch err := s.linked(next); {
+	case err != nil:
+		return err
+	case s.last.end > s.size:
+		return s.damage(s.size, fmt.Sprintf("the file is too short, %d bytes were written", s.last.end))
+	case isMade:
+		return o.writeIndex(s, x.offsets)
+	}
+	return nil
+}
+
+// linked makes sure that next follows on s.
+func (s *file) linked(next *file) error {
 	switch {
 	case next.first != s.last.index+1:
 		return &DamageError{Path: next.name, Reason: fmt.Sprintf("it begins with entry %d, the segment before ends with %d", next.first, s.last.index)}
 	case next.term != s.last.term, next.chain != s.last.chain:
 		return &DamageError{Path: next.name, Reason: "it does not follow on the segment before it"}
-	case s.last.end > s.size:
-		return s.damage(s.size, fmt.Sprintf("the file is too short, %d bytes were written", s.last.end))
 	}
 	return nil
 }
@@ -246,10 +253,15 @@ func (o *Options) indexOf(s, next *file) (index, error) {
 	case err != nil:
 		return x, err
 	case bad != nil:
-		return x, s.damage(end.end, bad.Error())
+		return x, s.endsEarly(end, bad, next.first)
 	}
 	x.last = end
 	return x, nil
+}
+
+// endsEarly is damage of a segment whose records end before the next one begins.
+func (s *file) endsEarly(end place, bad error, next uint64) error {
+	return s.damage(end.end, fmt.Sprintf("entry %d cannot be read (%v), and the segment behind begins with entry %d", end.index+1, bad, next))
 }
 
 // openLast reads the last segment and cuts off what a crash has left of a write.
@@ -302,6 +314,9 @@ func (s *file) checkClean(clean *mark, bad error) error {
 // cutAgain does a cut again that INTENT announces.
 func (l *Log) cutAgain(index uint64) error {
 	s := l.active()
+	if index < l.segments[0].first {
+		return l.segments[0].damage(0, fmt.Sprintf("it begins with entry %d, behind a cut at %d: segments are missing", l.segments[0].first, index))
+	}
 	end, bad, err := s.scan(index-1, func(_ *record, at int64) error {
 		s.at = append(s.at, uint32(at))
 		return nil

@@ -15,38 +15,52 @@ const readBytes = 512 << 10
 // the boundary's. It returns raft.ErrLogNotFound as it is (raft compares with
 // ==) for an index that is not held.
 func (l *Log) GetLog(index uint64, e *raft.Log) error {
-	p, err := l.find(index)
-	if err != nil {
-		return err
-	}
-	if p.s == nil {
-		_, term := l.Boundary()
-		*e = raft.Log{Index: index, Term: term}
+	for {
+		p, err := l.find(index)
+		if err != nil {
+			return err
+		}
+		if p.s == nil {
+			*e = raft.Log{Index: index, Term: p.last.term}
+			return nil
+		}
+		b := make([]byte, p.end-p.at)
+		switch err := l.readAt(p, b, p.at); {
+		case err == errMoved:
+			continue
+		case err != nil:
+			return err
+		}
+		r, err := p.s.decode(b, p.at, index)
+		if err != nil {
+			return err
+		}
+		r.log(e)
 		return nil
 	}
-	b := make([]byte, p.end-p.at)
-	err = p.s.readAt(b, p.at)
-	if err == nil {
-		var r record
-		if r, err = p.s.decode(b, p.at, index); err == nil {
-			r.log(e)
-		}
-	}
-	return l.readError(p, err)
 }
 
-// readError translates what came of reading an entry at p: entries that were
-// dropped or cut meanwhile are not there, and not damaged.
-func (l *Log) readError(p spot, err error) error {
-	if err == nil || !errors.Is(err, errGone) && !errors.As(err, new(*DamageError)) {
-		return err
-	}
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if errors.Is(err, errGone) || l.cuts != p.cuts {
+// errMoved: entries were cut since their place was looked up; look again.
+var errMoved = errors.New("segment: entries were cut meanwhile")
+
+// readAt reads at a place in p's segment. Bytes that a cut may have changed are
+// errMoved; a segment that was dropped is raft.ErrLogNotFound.
+func (l *Log) readAt(p spot, b []byte, at int64) error {
+	err := p.s.readAt(b, at)
+	switch {
+	case err == errGone:
 		return raft.ErrLogNotFound
+	case l.moved(p): // asked when all is read: a cut counts before it touches a byte
+		return errMoved
 	}
 	return err
+}
+
+// moved tells whether entries were cut since p was looked up.
+func (l *Log) moved(p spot) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.cuts != p.cuts
 }
 
 // decode decodes the record at the beginning of b, which must be entry index.
@@ -61,7 +75,7 @@ func (s *file) decode(b []byte, at int64, index uint64) (record, error) {
 	return r, nil
 }
 
-// spot is where an entry lies; the segment is nil for the boundary.
+// spot is where an entry lies; the segment is nil for the boundary, which last is then.
 type spot struct {
 	s       *file
 	last    place // of the segment
@@ -77,12 +91,14 @@ func (l *Log) find(index uint64) (spot, error) {
 			return p, err
 		}
 		p.at, p.end, err = l.indexed(p, index)
-		if !isNotExist(err) {
+		switch {
+		case err == nil || err == raft.ErrLogNotFound:
 			return p, err
-		}
-		// A cut has made this segment the last again: memory has the offsets now.
-		if again, err := l.locate(index); err == nil && again.s == p.s && again.at == 0 {
+		case l.moved(p): // this segment may be the last again, and memory have the offsets
+		case isNotExist(err):
 			return p, p.s.damage(0, "its index file is missing")
+		default:
+			return p, err
 		}
 	}
 }
@@ -106,7 +122,7 @@ func (l *Log) locate(index uint64) (spot, error) {
 	case l.closed:
 		return spot{}, errClosed
 	case index == l.boundary.index && index > 0:
-		return spot{}, nil
+		return spot{last: l.boundary}, nil
 	case index < first || index > last:
 		return spot{}, raft.ErrLogNotFound
 	}
@@ -137,40 +153,44 @@ func (l *Log) Read(from, to uint64, f func(*raft.Log) bool) error {
 		if p.s == nil {
 			return raft.ErrLogNotFound // the boundary is no entry
 		}
-		next, more, err := p.s.read(from, min(to, p.last.index), p.at, p.last.end, f)
-		if err != nil || !more {
-			return l.readError(p, err)
+		next, more, err := l.readOn(p, from, min(to, p.last.index), f)
+		if err != errMoved && (err != nil || !more) {
+			return err
 		}
 		from = next
 	}
 	return nil
 }
 
-// read gives f the entries of one segment, of which the first is at offset at.
-func (s *file) read(from, to uint64, at, end int64, f func(*raft.Log) bool) (next uint64, more bool, err error) {
-	size := int64(readBytes)
+// readOn gives f the entries of one segment, of which the first is at p.
+func (l *Log) readOn(p spot, from, to uint64, f func(*raft.Log) bool) (next uint64, more bool, err error) {
+	at, size := p.at, int64(readBytes)
+	chain, chained := p.s.chain, from == p.s.first // the checksum of the one before, if known
 	for from <= to {
-		piece := make([]byte, min(size, end-at))
-		if err := s.readAt(piece, at); err != nil {
+		piece := make([]byte, min(size, p.last.end-at))
+		if err := l.readAt(p, piece, at); err != nil {
 			return from, false, err
 		}
 		used := int64(0)
 		for from <= to {
 			rest := piece[used:]
 			if need := needs(rest); need > int64(len(rest)) {
-				if used == 0 && need > end-at {
-					return from, false, s.damage(at, fmt.Sprintf("entry %d claims more bytes than there are", from))
+				if used == 0 && need > p.last.end-at {
+					return from, false, p.s.damage(at, fmt.Sprintf("entry %d claims more bytes than there are", from))
 				}
 				size = max(readBytes, need)
 				break
 			}
-			r, err := s.decode(rest, at+used, from)
+			r, err := p.s.decode(rest, at+used, from)
+			if err == nil && (chained && r.chain != chain || from == p.last.index && r.sum != p.last.chain) {
+				err = p.s.damage(at+used, fmt.Sprintf("entry %d does not belong between those beside it", from))
+			}
 			if err != nil {
 				return from, false, err
 			}
 			var e raft.Log
 			r.log(&e)
-			from, used = from+1, used+r.size
+			from, used, chain, chained = from+1, used+r.size, r.sum, true
 			if !f(&e) {
 				return from, false, nil
 			}

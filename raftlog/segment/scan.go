@@ -137,12 +137,14 @@ func (s *file) written(from int64) (end int64, err error) {
 	return end, nil
 }
 
-var zeros = make([]byte, fillStep)
+var zeros = make([]byte, blockSize)
 
-// zero writes zeros from one offset to another; the caller syncs.
+// zero writes zeros from one offset to another; the caller syncs. It writes a block
+// at a time: the page cache then keeps each by itself, and a record written over
+// them later makes no more dirty than it changes.
 func (s *file) zero(from, to int64) error {
 	for from < to {
-		n := min(to-from, int64(len(zeros)))
+		n := min(to-from, blockSize-from%blockSize)
 		if _, err := s.f.WriteAt(zeros[:n], from); err != nil {
 			return fmt.Errorf("write %s: %w", s.name, err)
 		}

@@ -96,27 +96,26 @@ func (s *file) verifyRecords(limit uint64, visit func(*raft.Log) error) (offsets
 }
 
 func (o *Options) verifySealed(s, next *file, indexed bool, visit func(*raft.Log) error) error {
-	offsets, bad, err := s.verifyRecords(next.first-1, visit)
+	limit, x := next.first-1, index{}
+	if indexed {
+		var err error
+		if x, err = o.readIndex(s); err != nil {
+			return err
+		}
+		limit = min(limit, x.last.index)
+	}
+	offsets, bad, err := s.verifyRecords(limit, visit)
 	switch {
 	case err != nil:
 		return err
 	case bad != nil:
-		return s.damage(s.last.end, bad.Error())
+		return s.endsEarly(s.last, bad, next.first)
+	case indexed && (x.last.end != s.last.end || x.last.chain != s.last.chain || !slices.Equal(x.offsets, offsets)):
+		return &DamageError{Path: o.path(s.first, suffixIndex), Offset: indexHead, Reason: "it does not tell where the records are"}
 	}
-	if indexed {
-		x, err := o.readIndex(s)
-		switch {
-		case err != nil:
-			return err
-		case x.last.end != s.last.end || !slices.Equal(x.offsets, offsets):
-			return &DamageError{Path: o.path(s.first, suffixIndex), Offset: indexHead, Reason: "it does not tell where the records are"}
-		}
-	}
-	last := s.last
-	if err := o.seal(s, next, false); err != nil {
+	if err := s.linked(next); err != nil {
 		return err
 	}
-	s.last = last
 	return s.verifyRest()
 }
 
