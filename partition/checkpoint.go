@@ -214,11 +214,16 @@ func (p *Partition) clean(ctx context.Context) {
 	p.checkFiles()
 	done := raftlog.Index(0)
 	for {
-		if err := p.removeTrimmed(&done); err != nil {
+		var again <-chan struct{}
+		switch err := p.removeTrimmed(&done); {
+		case errors.Is(err, raftlog.ErrNotYet):
+			again = soon(time.Second)
+		case err != nil:
 			p.log.Error("what was trimmed could not be removed", "err", err)
 		}
 		select {
 		case <-p.trimmed:
+		case <-again:
 		case <-ctx.Done():
 			return
 		}

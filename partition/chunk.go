@@ -140,11 +140,13 @@ func (c *chunks) floorHere(room string) (index raftlog.Index, chunk uint32) {
 	return max(index, c.held), max(chunk, c.heldChunk)
 }
 
-// hold tells that this replica's log begins behind index.
+// hold tells that this replica's log begins behind index. Of a chunk that it has
+// in part nothing counts as held: a trim that has come further than the snapshot
+// removed the rest.
 func (c *chunks) hold(index raftlog.Index) {
-	i := sort.Search(len(c.closed), func(i int) bool { return c.closed[i].to > index })
-	c.held, c.heldChunk = c.floor, c.number+uint32(i)
-	if i > 0 {
-		c.held = c.closed[i-1].to
+	i, from := 0, c.floor
+	for ; i < len(c.closed) && from < index; i++ {
+		from = c.closed[i].to
 	}
+	c.held, c.heldChunk = from, c.number+uint32(i)
 }

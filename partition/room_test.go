@@ -118,7 +118,7 @@ func TestFirst(t *testing.T) {
 		}, 10},
 		{"the floor is higher than the prefix's", func(c *chunks) { c.raise(30, []prefixFloor{{prefix: "r", index: 20}}) }, 10},
 		{"not in this log", func(c *chunks) { c.hold(20) }, 7},
-		{"half of a chunk is not in this log", func(c *chunks) { c.hold(29) }, 7},
+		{"half of a chunk is not in this log", func(c *chunks) { c.hold(29) }, 10},
 		{"no chunk is in this log", func(c *chunks) { c.hold(30) }, 10},
 		{"all of this log", func(c *chunks) { c.hold(0) }, 3},
 		{"trimmed and not in this log", func(c *chunks) { c.hold(20); c.raise(30, nil) }, 10},

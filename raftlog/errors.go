@@ -41,6 +41,9 @@ var (
 	// the StateMachine can recognise is safe.
 	ErrUnknown = errors.New("raftlog: outcome unknown")
 
+	// ErrNotYet: raft has not come that far since it was started; ask later.
+	ErrNotYet = errors.New("raftlog: raft has not come that far")
+
 	// ErrNotFound: the log does not hold that index (any more).
 	ErrNotFound = errors.New("raftlog: no such entry")
 )

@@ -215,18 +215,35 @@ func (g *Group) raftConfig() *raft.Config {
 	return c
 }
 
-// checkStable finds that term and vote of a replica are lost: without them it
-// could vote twice.
+// checkStable finds that a replica has lost its term and vote, without which it
+// could vote twice, or its log, without which it could elect who lacks entries.
 func (g *Group) checkStable() error {
-	exists, err := g.cfg.Stable.group(g.cfg.ID).exists()
-	if err != nil || exists {
+	stable := g.cfg.Stable.group(g.cfg.ID)
+	exists, err := stable.exists()
+	if err != nil {
 		return err
 	}
 	last, err := g.store.LastIndex()
-	if boundary, _ := g.store.Boundary(); err == nil && (last > 0 || boundary > 0 || g.snaps.newest() > 0) {
-		err = &DamageError{Path: g.cfg.Stable.path, Reason: fmt.Sprintf("term and vote of group %d are missing, which has a log or snapshots", g.cfg.ID)}
+	if err != nil {
+		return err
 	}
-	return err
+	boundary, _ := g.store.Boundary()
+	empty := last == 0 && boundary == 0 && g.snaps.newest() == 0
+	if !exists {
+		if !empty {
+			return &DamageError{Path: g.cfg.Stable.path, Reason: fmt.Sprintf("term and vote of group %d are missing, which has a log or snapshots", g.cfg.ID)}
+		}
+		return nil
+	}
+	term, err := stable.GetUint64(keyTerm)
+	if err != nil && err.Error() != "not found" {
+		return err
+	}
+	// The first entry of a log is written in term 1, before there is an election.
+	if empty && term > 1 && g.rebuild == nil {
+		return &DamageError{Path: g.cfg.Dir, Reason: fmt.Sprintf("group %d has been in term %d and has no log: it is missing", g.cfg.ID, term)}
+	}
+	return nil
 }
 
 // bootstrap writes the first configuration of a new replica. All nodes of a

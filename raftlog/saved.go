@@ -42,14 +42,13 @@ func (g *Group) OpenSnapshot(index Index) (io.ReadCloser, error) { return g.snap
 
 // Trim drops what is older than the snapshot at floor: first snapshots, then
 // segments of the log with no entry above it. Without a snapshot at floor
-// nothing happens but an error; nor while raft, after it was restarted, reads
-// again what has been applied before floor: then ask later. Any goroutine may
-// call it.
+// nothing happens but an error; nor while raft, after a start, has not come to
+// floor again: that is ErrNotYet. Any goroutine may call it.
 func (g *Group) Trim(floor Index) error {
 	g.saving.Lock()
 	defer g.saving.Unlock()
 	if inst := g.instance(); inst == nil || Index(inst.raft.AppliedIndex()) < floor {
-		return fmt.Errorf("raftlog: the log cannot be trimmed to %d yet: raft has not come that far", floor)
+		return fmt.Errorf("trim the log to %d: %w", floor, ErrNotYet)
 	}
 	if err := g.snaps.trim(uint64(floor)); err != nil {
 		return err

@@ -579,6 +579,28 @@ func TestOpenRefusesWithoutItsTerm(t *testing.T) {
 	}
 }
 
+// TestOpenRefusesWithoutItsLog: a folder that is lost while the terms and votes are
+// not must not come back as a new one.
+func TestOpenRefusesWithoutItsLog(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	n := c.leader()
+	c.kill("n1")
+	if err := os.RemoveAll(n.dir); err != nil {
+		t.Fatal(err)
+	}
+	n.machine = &machine{events: c.events}
+	group, err := Open(c.config(n, openTestStable(t, n.dir+"-stable.db")))
+	if err == nil {
+		group.Close()
+		t.Fatal("it started")
+	}
+	var damage *DamageError
+	if !errors.As(err, &damage) || !strings.Contains(damage.Reason, "missing") {
+		t.Errorf("it failed with %v", err)
+	}
+}
+
 // BenchmarkStableElection is the stable store's part of an election in many
 // groups at once: three writes each.
 func BenchmarkStableElection(b *testing.B) {
