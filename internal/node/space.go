@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -36,6 +37,7 @@ type space struct {
 
 func newSpace(dir string, reserve int64, free func(string) (int64, error), log *slog.Logger) *space {
 	s := &space{dir: dir, reserve: reserve, free: free, log: log}
+	s.last.Store(math.MaxInt64) // until it is known
 	s.look()
 	return s
 }
