@@ -104,7 +104,7 @@ func (p *Partition) writeView(j, before *job) (late *bytes.Buffer, err error) {
 		return nil, err
 	}
 	if p.returned(j, before, j.hurry) {
-		err = p.group.SaveSnapshot(v.index, func(w io.Writer) error {
+		err = p.save(v.index, func(w io.Writer) error {
 			return v.writeSnapshot(m, lock, w, j.ctx.Err)
 		})
 	} else {
@@ -121,10 +121,21 @@ func (p *Partition) saveLate(j, before *job, late *bytes.Buffer) error {
 	if !p.returned(j, before, nil) {
 		return j.ctx.Err()
 	}
-	return p.group.SaveSnapshot(j.view.index, func(w io.Writer) error {
+	return p.save(j.view.index, func(w io.Writer) error {
 		_, err := w.Write(late.Bytes())
 		return err
 	})
+}
+
+// save saves a snapshot, unless a newer one has come from another node, which
+// Restore gets or has no need of.
+func (p *Partition) save(index raftlog.Index, write func(io.Writer) error) error {
+	err := p.group.SaveSnapshot(index, write)
+	if errors.Is(err, raftlog.ErrOvertaken) {
+		p.log.Info("a checkpoint was overtaken by a snapshot from another node", "index", index)
+		return nil
+	}
+	return err
 }
 
 // returned waits until the log knows that the job's checkpoint has been applied,
@@ -184,10 +195,11 @@ func (a applier) Restore(index raftlog.Index, r io.Reader) error {
 		return err
 	}
 	p.cancelJob()
+	p.files.forgive()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.group != nil {
-		m.chunks.hold(p.group.First() - 1)
+		m.chunks.hold(lacks(p.group))
 	}
 	p.machine, p.tail, p.marks = m, newTail(p.cfg.TailBytes), nil
 	p.applied = time.Now()
@@ -199,6 +211,16 @@ func (a applier) Restore(index raftlog.Index, r io.Reader) error {
 	p.nudge() // index files of an earlier life
 	p.log.Info("restored", "index", index, "rooms", m.table.len(), "sessions", len(m.sessions.byID))
 	return nil
+}
+
+// lacks returns up to where a replica lacks what others may still have: its log, or
+// the snapshots and index files, which go before the log does.
+func lacks(g *raftlog.Group) raftlog.Index {
+	boundary := g.First() - 1
+	if all := g.Snapshots(); boundary > 0 && len(all) > 0 {
+		return max(boundary, all[0])
+	}
+	return boundary
 }
 
 // nudge has clean look whether something can be removed.

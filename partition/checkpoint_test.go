@@ -610,3 +610,61 @@ func TestReadCompacts(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestHeldIsNoState: what a replica that began with the floor snapshot lacks must
+// not be seen in its snapshots, which others have to the byte.
+func TestHeldIsNoState(t *testing.T) {
+	l := newLedger()
+	l.add(encodeOpen(1, time.Hour, sessionIDs("anna")))
+	var checkpoints []raftlog.Index
+	for c := Counter(1); c <= 6; c++ {
+		l.add(packed(int64(c), sent{session: "anna", counter: c, floor: c, room: "a", payload: fmt.Sprint(c)}))
+		l.add(encodeCheckpoint(int64(c), l.chunks.last()))
+		checkpoints = append(checkpoints, l.last)
+	}
+	m, err := readSnapshot(checkpoints[1], bytes.NewReader(l.snaps[checkpoints[1]]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.chunks.hold(checkpoints[1]) // its log begins behind the snapshot
+	r := &ledger{Machine: m, last: checkpoints[1], entries: l.entries, files: map[raftlog.Index][]byte{}, snaps: map[raftlog.Index][]byte{}}
+	for r.last < l.last {
+		r.add(l.entries[r.last+1])
+	}
+	if first := r.Machine.first(r.rooms["a"]); first != 3 {
+		t.Errorf("the replica has the room from seq %d on, want 3", first)
+	}
+	for _, at := range checkpoints[2:] {
+		if !bytes.Equal(l.snaps[at], r.snaps[at]) || !bytes.Equal(l.files[at], r.files[at]) {
+			t.Errorf("the replicas' files differ at checkpoint %d", at)
+		}
+	}
+}
+
+// TestIdleCheckpointWaitsForNobody: of two checkpoints under way the second does
+// nothing, and does not wait for what the first is writing.
+func TestIdleCheckpointWaitsForNobody(t *testing.T) {
+	disk := &hookFS{FS: vfs.OS}
+	r := openReplica(t, Config{Group: raftlog.Config{FS: disk}})
+	pub, told := r.session(t, "anna")
+	publishAll(t, pub, told, 1, 9)
+	index := r.checkpoint(t)
+	publishAll(t, pub, told, 10, 12)
+	began, goOn := make(chan struct{}, 9), make(chan struct{})
+	defer close(goOn)
+	disk.set(func(name string) error {
+		if strings.Contains(name, ".rooms") {
+			began <- struct{}{}
+			<-goOn
+		}
+		return nil
+	})
+	if _, err := r.group.Propose(encodeCheckpoint(1, index)).Wait(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, began)
+	if _, err := r.group.Propose(encodeCheckpoint(1, index)).Wait(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	publishAll(t, pub, told, 13, 14)
+}

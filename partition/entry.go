@@ -262,9 +262,14 @@ func decodeBlock(d *decoder) block {
 	return b
 }
 
-// isCheckpoint tells whether data claims to be a checkpoint.
-func isCheckpoint(data []byte) bool {
-	return len(data) > 1 && data[0] == entryVersion && entryKind(data[1]) == kindCheckpoint
+// checkpointBehind returns which checkpoint the one in data follows, if it is one.
+func checkpointBehind(data []byte) (previous raftlog.Index, ok bool) {
+	if len(data) < 10 || data[0] != entryVersion || entryKind(data[1]) != kindCheckpoint {
+		return 0, false
+	}
+	d := decoder{rest: data[10:]}
+	previous = raftlog.Index(d.number())
+	return previous, !d.bad
 }
 
 // blockIn finds room's block in a publish entry that decode has accepted before:

@@ -50,6 +50,7 @@ type Partition struct {
 	trimmed chan struct{} // one token: something can be removed
 
 	full      atomic.Bool  // no more answers can be kept
+	clock     steadyClock  // belongs to tick
 	entryTime atomic.Int64 // how long an entry takes from proposal to answer, ns, smoothed
 
 	mu      sync.RWMutex
@@ -115,7 +116,7 @@ func Open(cfg Config) (*Partition, error) {
 	}
 	p.mu.Lock()
 	p.group = group
-	p.machine.chunks.hold(group.First() - 1)
+	p.machine.chunks.hold(lacks(group))
 	p.mu.Unlock()
 	close(p.opened)
 
@@ -137,7 +138,7 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 	var marks []Mark
 	p.mu.Lock()
 	for i, e := range entries {
-		if isCheckpoint(e.Data) {
+		if previous, ok := checkpointBehind(e.Data); ok && previous == p.machine.chunks.last() {
 			p.awaitJob()
 		}
 		if p.failed != nil {

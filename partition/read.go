@@ -155,7 +155,10 @@ func (p *Partition) follow(loc location, room string, read func(*course) error) 
 	if wait == nil && err == nil {
 		err = read(&loc.course)
 	}
-	if errors.Is(err, errAhead) || err != nil && p.isTrimmed(room, loc.seq) {
+	switch {
+	case errors.Is(err, errAhead): // Apply may have to wait before it returns
+		return soon(time.Millisecond), nil
+	case err != nil && p.isTrimmed(room, loc.seq):
 		return ready, nil
 	}
 	return wait, err

@@ -71,6 +71,18 @@ func (r *Replay) Chunk(entries iter.Seq2[raftlog.Entry, error]) (checkpoint raft
 // Hash is the rolling hash after the newest entry applied.
 func (r *Replay) Hash() uint64 { return r.machine.hash }
 
+// Rooms is how many rooms there are.
+func (r *Replay) Rooms() int { return r.machine.table.len() }
+
+// Messages is how many messages the chunks above the floor have.
+func (r *Replay) Messages() uint64 {
+	n := r.machine.chunks.open.messages
+	for _, c := range r.machine.chunks.closed {
+		n += c.messages
+	}
+	return n
+}
+
 // WriteRooms writes the index file of the chunk that has just been closed.
 func (r *Replay) WriteRooms(w io.Writer) error {
 	return r.machine.view.writeRooms(r.machine, noLock{}, r.group, w, onward)

@@ -126,6 +126,29 @@ func (r *Retention) floors(c *chunks, now int64) (floor raftlog.Index, prefixes 
 	return floor, prefixes, news
 }
 
+// steadyClock tells whether the wall clock has run evenly for a while. What is
+// trimmed by age is gone for good, so a clock that has jumped must not decide: a
+// node whose clock is off the others' hands over before it is steady again.
+type steadyClock struct {
+	last  time.Time
+	since time.Time // when it began to run evenly, by the monotonic clock
+}
+
+const (
+	clockJump  = time.Second // between the wall clock and the monotonic one
+	clockTrial = 10 * time.Second
+)
+
+// steady is asked about once a second.
+func (c *steadyClock) steady(now time.Time) bool {
+	jump := now.Round(0).Sub(c.last.Round(0)) - now.Sub(c.last)
+	if c.last.IsZero() || jump.Abs() > clockJump {
+		c.since = now
+	}
+	c.last = now
+	return now.Sub(c.since) >= clockTrial
+}
+
 // retain proposes what retention asks for, if this node leads: a checkpoint if
 // the open chunk is full, a trim if closed ones may go.
 func (p *Partition) retain(now time.Time) {
@@ -139,7 +162,11 @@ func (p *Partition) retain(now time.Time) {
 	if !busy && p.cfg.Retention.full(&c.open, now.UnixNano(), p.cfg.ChunkBytes) {
 		p.group.Propose(encodeCheckpoint(now.UnixNano(), c.last()))
 	}
-	if floor, prefixes, news := p.cfg.Retention.floors(&c, now.UnixNano()); news {
+	r := p.cfg.Retention
+	if !p.clock.steady(now) {
+		r.Age, r.Policies = 0, nil
+	}
+	if floor, prefixes, news := r.floors(&c, now.UnixNano()); news {
 		p.group.Propose(encodeTrim(now.UnixNano(), floor, prefixes))
 	}
 }

@@ -162,6 +162,19 @@ func (f *roomFiles) mend(from, to raftlog.Index, why error) (wait <-chan struct{
 	return m.done, nil
 }
 
+// forgive forgets which files could not be made again: what was in the way may be gone.
+func (f *roomFiles) forgive() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for to, m := range f.mends {
+		select {
+		case <-m.done:
+			delete(f.mends, to)
+		default:
+		}
+	}
+}
+
 // stop waits for nothing, but no mend begins afterwards, ctx having ended.
 func (f *roomFiles) stop() {
 	f.mu.Lock()
@@ -185,6 +198,7 @@ func (f *roomFiles) check(from, to raftlog.Index) error {
 
 // trim removes the files of the chunks up to floor, and what a crash left behind.
 func (f *roomFiles) trim(floor raftlog.Index) error {
+	f.forgive()
 	names, err := f.fs.List(f.dir)
 	if err != nil {
 		return err

@@ -138,7 +138,8 @@ func (v *view) settle(m *Machine, lock sync.Locker, goOn func() error) error {
 
 // settleRoom returns how many of v.offsets it has used.
 func (v *view) settleRoom(m *Machine, r *room, next int) (used int) {
-	_, chunk := m.chunks.floorHere(r.name)
+	// Not what this replica lacks beyond: the next snapshot is to be that of all.
+	_, chunk := m.chunks.floorOf(r.name)
 	if held := r.heldSpans(chunk); len(held) < len(r.spans) {
 		r.spans = slices.Clone(held)
 	}

@@ -41,6 +41,9 @@ var (
 	// the StateMachine can recognise is safe.
 	ErrUnknown = errors.New("raftlog: outcome unknown")
 
+	// ErrOvertaken: a newer snapshot has come from another node meanwhile.
+	ErrOvertaken = errors.New("raftlog: a newer snapshot was installed meanwhile")
+
 	// ErrNotYet: raft has not come that far since it was started; ask later.
 	ErrNotYet = errors.New("raftlog: raft has not come that far")
 

@@ -10,7 +10,8 @@ import (
 // SaveSnapshot keeps the state after the entry at index, which must have been
 // applied and be held in the log; write writes it, and gives Restore the same
 // bytes later. The snapshot is durable on return. One at the same index is
-// replaced. Any goroutine may call it; one at a time is served.
+// replaced. If a newer one has come from another node, nothing is kept but the
+// error ErrOvertaken. Any goroutine may call it; one at a time is served.
 func (g *Group) SaveSnapshot(index Index, write func(io.Writer) error) error {
 	g.saving.Lock()
 	defer g.saving.Unlock()
@@ -19,10 +20,16 @@ func (g *Group) SaveSnapshot(index Index, write func(io.Writer) error) error {
 	}
 	var l raft.Log
 	if err := g.store.GetLog(uint64(index), &l); err != nil {
+		if index < g.First() {
+			err = ErrOvertaken
+		}
 		return fmt.Errorf("save snapshot at %d: %w", index, err)
 	}
 	conf, known := g.fsm.confBy(uint64(index))
 	if !known {
+		if index < g.First() {
+			return fmt.Errorf("save snapshot at %d: %w", index, ErrOvertaken)
+		}
 		return fmt.Errorf("raftlog: no snapshot can be at %d: the configuration of then is not known", index)
 	}
 	head := snapshotHead{group: g.cfg.ID, index: uint64(index), term: l.Term, conf: conf.conf, confIndex: conf.index}

@@ -87,8 +87,6 @@ func readHead(r io.Reader) (h snapshotHead, raw []byte, err error) {
 	switch {
 	case string(raw[:4]) != snapshotMagic:
 		return h, nil, fault(0, "no snapshot begins with %x", raw[:4])
-	case version != snapshotVersion:
-		return h, nil, fmt.Errorf("a snapshot of version %d is not known to this program", version)
 	case n > maxConfBytes:
 		return h, nil, fault(12, "its configuration has %d bytes", n)
 	}
@@ -99,6 +97,9 @@ func readHead(r io.Reader) (h snapshotHead, raw []byte, err error) {
 	sum := len(raw) - 4
 	if crc32.Checksum(raw[:sum], castagnoli) != binary.LittleEndian.Uint32(raw[sum:]) {
 		return h, nil, fault(0, "the checksum of its head is wrong")
+	}
+	if version != snapshotVersion {
+		return h, nil, fmt.Errorf("a snapshot of version %d is not known to this program", version)
 	}
 	h.group = binary.LittleEndian.Uint32(raw[8:])
 	h.index = binary.LittleEndian.Uint64(raw[16:])

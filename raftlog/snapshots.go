@@ -301,9 +301,6 @@ func (s *snapshotStore) keep(info snapshotInfo) {
 	s.kept = slices.Insert(s.kept, i, info)
 }
 
-// errOvertaken: a snapshot was installed while one was being saved.
-var errOvertaken = errors.New("a newer snapshot was installed meanwhile")
-
 // save writes a snapshot of this replica's own.
 func (s *snapshotStore) save(h *snapshotHead, write func(io.Writer) error) error {
 	path := s.path(h.index, snapSuffix)
@@ -320,7 +317,7 @@ func (s *snapshotStore) save(h *snapshotHead, write func(io.Writer) error) error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if boundary, _ := s.log.Boundary(); h.index < boundary {
-		return errors.Join(errOvertaken, s.fs.Remove(path))
+		return errors.Join(ErrOvertaken, s.fs.Remove(path))
 	}
 	s.keep(snapshotInfo{*h, size})
 	return nil

@@ -236,7 +236,7 @@ func TestSaveIsOvertaken(t *testing.T) {
 		_, err = sink.Write(snapshotBytes(t, snapshotHead{group: 7, index: 500, term: 4}, nil))
 		return errors.Join(err, sink.Close())
 	})
-	if !errors.Is(err, errOvertaken) {
+	if !errors.Is(err, ErrOvertaken) {
 		t.Errorf("it was saved: %v", err)
 	}
 	if recvs, snaps, asides, err := leftovers(s); err != nil || len(recvs)+len(asides) > 0 || !slices.Equal(snaps, []uint64{500}) || !slices.Equal(s.indexes(), []Index{500}) {

@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,9 @@ func TestStalledDisk(t *testing.T) {
 	}
 	if leader, _ := stuck.group.Leader(); leader == stuck.name {
 		t.Error("the stalled node still names itself the leader")
+	}
+	if _, err := proposal.Wait(soon(t)); !errors.Is(err, ErrUnknown) || !errors.Is(err, errStalled) {
+		t.Errorf("what waits for the stalled write gets %v", err)
 	}
 	if _, err := next.group.Propose([]byte("elsewhere")).Wait(t.Context()); err != nil {
 		t.Errorf("propose elsewhere: %v", err)

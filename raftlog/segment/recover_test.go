@@ -83,6 +83,56 @@ func TestTornBatch(t *testing.T) {
 	}
 }
 
+// TestWrongBatch: a record that follows in all but its place in a write is not the next.
+func TestWrongBatch(t *testing.T) {
+	for batch := range 4 {
+		r := newRig(t)
+		all := r.store(1, 2, 1, 100)
+		s := r.active()
+		b, _ := appendRecord(nil, entry(3, 1, 100), s.seed, s.last.chain, batch)
+		end := s.last.end
+		r.must(r.Abandon())
+		r.edit(seg(1), func(file []byte) []byte { copy(file[end:], b); return file })
+		if batch == 0 || batch == 2 { // of a new write, or the next of that one
+			all = append(all, entry(3, 1, 100))
+		}
+		r.open()
+		r.holds(all)
+	}
+}
+
+// TestForgedHeads: a publisher may write what looks like heads of records into a
+// message. That makes the look behind a torn write no slower.
+func TestForgedHeads(t *testing.T) {
+	r := newRig(t)
+	r.must(r.Close())
+	r.opt.SegmentBytes = 4 << 20
+	r.open()
+	all := r.store(1, 1, 1, 100)
+	forged := &raft.Log{Index: 2, Term: 1}
+	for range 512 << 10 / headSize {
+		b, _ := appendRecord(nil, &raft.Log{Index: 4, Term: 1}, 0, 0, 0)
+		le.PutUint32(b, 1<<20) // what it claims to hold
+		forged.Data = append(forged.Data, b...)
+	}
+	r.must(r.StoreLogs([]*raft.Log{forged, entry(3, 1, 2<<20)}))
+	at := r.offset(2)
+	r.must(r.Abandon())
+	r.flip(seg(1), at+headSize)
+	reads := 0
+	r.fs.hook = func(op, _ string) error {
+		if op == "read" {
+			reads++
+		}
+		return nil
+	}
+	r.open()
+	r.holds(all)
+	if reads > 100 {
+		t.Errorf("%d pieces were read of a file of 4 MiB", reads)
+	}
+}
+
 // TestLaterWriteBehind: a record of a later write behind a bad one proves that the bad
 // one was synced once.
 func TestLaterWriteBehind(t *testing.T) {
@@ -217,12 +267,25 @@ func TestOlderCopy(t *testing.T) {
 	}
 	r.holds(all)
 	r.must(r.Close())
+	now := r.snapshot()[seg(1)]
 	r.must(os.WriteFile(r.path(seg(1)), old, 0o600))
 	r.verifyFinds(idx(1), -1, "where the records are")
 	r.open() // the index file is believed
 	err := r.Read(1, 4, func(*raft.Log) bool { return true })
 	r.isDamage(err, seg(1), -1, "does not belong between those beside it")
 	r.must(r.Abandon())
+	// One record alone is as it was: a write that the disk has lost.
+	third := pageSize + recordSize(all[0]) + recordSize(all[1])
+	r.must(os.WriteFile(r.path(seg(1)), now, 0o600))
+	r.edit(seg(1), func(b []byte) []byte {
+		copy(b[third:third+recordSize(all[2])], old[third:])
+		return b
+	})
+	r.open()
+	err = r.Read(1, 4, func(*raft.Log) bool { return true })
+	r.isDamage(err, seg(1), -1, "entry 4 does not belong between those beside it")
+	r.must(r.Abandon())
+	r.must(os.WriteFile(r.path(seg(1)), old, 0o600))
 	r.must(os.Remove(r.path(idx(1))))
 	r.damaged(seg(5), -1, "does not follow on the segment before")
 	r.verifyFinds(seg(5), -1, "does not follow on the segment before")

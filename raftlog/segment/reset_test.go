@@ -70,6 +70,9 @@ func TestResetAhead(t *testing.T) {
 		r := newRig(t)
 		r.fill()
 		r.must(r.Reset(index, 3))
+		if names := r.names(); !slices.Equal(names, []string{seg(index + 1)}) {
+			t.Errorf("files %q", names)
+		}
 		r.begun(index, 3)
 	}
 	r := newRig(t) // and of an empty log
@@ -101,7 +104,7 @@ func TestResetOfWhatIsHeld(t *testing.T) {
 	r = newRig(t)
 	all = r.fill()
 	r.must(r.Reset(0, 0))
-	r.holds(all)
+	r.holds(append(all, r.store(13, 13, 1, 10)...))
 }
 
 // TestGhost ends what a reset has left readable in all the ways there are.
