@@ -53,7 +53,8 @@ bench: ## benchmarks into out/, for benchstat
 bench-storage: ## what lies on disk: the log stores side by side, bytes written, restart, rooms, catch-up
 	@mkdir -p out
 	@{ \
-	go test -run '^$$' -bench 'StoreLogs|Library|Read' -benchmem -benchtime 1000x -count 5 ./raftlog/segment && \
+	go test -run '^$$' -bench 'StoreLogs|Library' -benchmem -benchtime 1000x -count 5 ./raftlog/segment && \
+	go test -run '^$$' -bench 'Read$$' -benchtime 5x -count 5 ./raftlog/segment && \
 	go test -run '^$$' -bench 'Written$$' -benchtime 4000000x -count 3 ./internal/clustertest && \
 	go test -run '^$$' -bench 'Restart$$' -benchtime 10000000x ./internal/clustertest && \
 	go test -run '^$$' -bench 'IdleRooms$$' -benchtime 1000000x ./internal/clustertest && \

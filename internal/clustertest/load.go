@@ -17,6 +17,7 @@ type Publisher struct {
 	Name    string
 	Client  *client.Client
 	History *History
+	Size    int // bytes of filler in each message of a Stream
 
 	sent     int // by one caller at a time
 	underway sync.WaitGroup
@@ -33,7 +34,8 @@ type Publisher struct {
 // Send publishes the next message, with size bytes of filler.
 func (p *Publisher) Send(room string, size int) error {
 	p.sent++
-	payload := fmt.Sprintf("%s-%d-%s", p.Name, p.sent, strings.Repeat(".", size))
+	id := fmt.Sprintf("%s-%d-", p.Name, p.sent)
+	payload := id + strings.Repeat(id, size/len(id)+1)[:size]
 	p.History.Tried(p.Name, room, payload)
 	pending, err := p.Client.PublishAsync(context.Background(), room, []byte(payload))
 	if err != nil {
@@ -101,7 +103,7 @@ func (p *Publisher) Stream(every time.Duration, rooms ...string) {
 				return
 			case <-tick.C:
 			}
-			if err := p.Send(rooms[i%len(rooms)], 0); err != nil {
+			if err := p.Send(rooms[i%len(rooms)], p.Size); err != nil {
 				p.mu.Lock()
 				p.failed = errors.Join(p.failed, err)
 				p.mu.Unlock()

@@ -4,11 +4,13 @@ package clustertest
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/roomlog/roomlog/internal/certs"
@@ -23,17 +25,21 @@ type onDisks struct {
 	disks []*faultfs.FS // in the order of the nodes
 	rooms []string
 	rng   *rand.Rand
+
+	mu    sync.Mutex
+	exits map[string]devcluster.Exit // by node, of its last process that has ended
 }
 
 // startOnDisks runs three processes, which end, with their disks, when the test
 // does. If the test fails and ROOMLOG_DISKS_KEEP names a directory, what the disks
 // hold then and the nodes' logs go there. ROOMLOG_DISKS_SEED repeats the choices
 // of rng, though not the moments at which they are made.
-func startOnDisks(t *testing.T, partitions int, opts faultfs.Options) *onDisks {
+func startOnDisks(t *testing.T, partitions int, opts faultfs.Options, settings map[string]string) *onDisks {
 	t.Helper()
+	all := map[string]string{"ca": certs.CAFile, "cert": certs.CertFile, "key": certs.KeyFile} // not with the data
+	maps.Copy(all, settings)
 	layout, err := devcluster.Prepare(devcluster.Options{
-		Dir: t.TempDir(), Nodes: 3, Partitions: partitions, BasePort: devcluster.FreePorts,
-		Settings: map[string]string{"ca": certs.CAFile, "cert": certs.CertFile, "key": certs.KeyFile}, // not with the data
+		Dir: t.TempDir(), Nodes: 3, Partitions: partitions, BasePort: devcluster.FreePorts, Settings: all,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -41,9 +47,10 @@ func startOnDisks(t *testing.T, partitions int, opts faultfs.Options) *onDisks {
 	seed := uint64(envInt(t, "ROOMLOG_DISKS_SEED", rand.Int()))
 	t.Logf("ROOMLOG_DISKS_SEED=%d", seed)
 	d := &onDisks{
-		Processes: &Processes{Cluster: devcluster.New(devcluster.Config{Layout: layout, Binary: Binary(t)}), tb: t},
-		rooms:     []string{"lobby", "match/1", "match/2", "café"}, rng: rand.New(rand.NewPCG(seed, 0)),
+		rooms: []string{"lobby", "match/1", "match/2", "café"}, rng: rand.New(rand.NewPCG(seed, 0)),
+		exits: map[string]devcluster.Exit{},
 	}
+	d.Processes = &Processes{Cluster: devcluster.New(devcluster.Config{Layout: layout, Binary: Binary(t), OnExit: d.exited}), tb: t}
 	for _, n := range layout.Nodes {
 		d.disks = append(d.disks, diskFor(t, n, opts))
 	}
@@ -51,6 +58,33 @@ func startOnDisks(t *testing.T, partitions int, opts faultfs.Options) *onDisks {
 	d.must(d.StartAll())
 	d.Ready()
 	return d
+}
+
+func (d *onDisks) exited(e devcluster.Exit) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.exits[e.Node] = e
+}
+
+// exit tells how the last process of a node that has ended did so.
+func (d *onDisks) exit(node string) devcluster.Exit {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.exits[node]
+}
+
+// node finds a node of the layout.
+func (d *onDisks) node(name string) devcluster.Node {
+	n, _ := d.Layout().Node(name)
+	return n
+}
+
+// logText is what a node has printed so far, in all its lives.
+func (d *onDisks) logText(node string) string {
+	d.tb.Helper()
+	text, err := os.ReadFile(d.node(node).Log)
+	d.must(err)
+	return string(text)
 }
 
 func (d *onDisks) stop() {

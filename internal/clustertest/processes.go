@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/roomlog/roomlog/client"
 	"github.com/roomlog/roomlog/internal/certs"
@@ -108,17 +110,23 @@ func (p *Processes) Client(name string, first ...string) *client.Client {
 		node, _ := p.Layout().Node(n)
 		servers = append(servers, node.Listen)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := client.Dial(ctx, append(servers, p.Layout().Servers()...),
+		client.WithTLS(p.tls()), client.WithToken(p.Layout().Token), client.WithName(name))
+	p.must(err)
+	p.tb.Cleanup(func() { c.Close() })
+	return c
+}
+
+// tls is a client's configuration for this cluster.
+func (p *Processes) tls() *tls.Config {
+	p.tb.Helper()
 	ca, err := os.ReadFile(p.Layout().CA)
 	p.must(err)
 	pool, err := certs.Pool(ca)
 	p.must(err)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c, err := client.Dial(ctx, append(servers, p.Layout().Servers()...),
-		client.WithTLS(&tls.Config{RootCAs: pool}), client.WithToken(p.Layout().Token), client.WithName(name))
-	p.must(err)
-	p.tb.Cleanup(func() { c.Close() })
-	return c
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
 }
 
 // Publisher returns a new publisher of the cluster's history.
@@ -127,20 +135,30 @@ func (p *Processes) Publisher(name string) *Publisher {
 }
 
 // Replicas asks a node for its replicas.
-func (p *Processes) Replicas(node string) ([]admin.PartitionStatus, error) {
+func (p *Processes) Replicas(node string) (all []admin.PartitionStatus, err error) {
 	n, _ := p.Layout().Node(node)
-	req, err := http.NewRequest(http.MethodGet, "http://"+n.HTTP+"/v1/partitions", nil)
+	return all, p.get(n, "/v1/partitions", &all)
+}
+
+// get asks a node's HTTP port. A process that hangs in a system call still takes
+// connections when it has ended.
+func (p *Processes) get(n devcluster.Node, path string, answer any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+path, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+p.Layout().Token)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer resp.Body.Close()
-	var out []admin.PartitionStatus
-	return out, json.NewDecoder(resp.Body).Decode(&out)
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s%s: %s", n.Name, path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(answer)
 }
 
 // Leader returns the node that leads room's partition, waiting for one.

@@ -40,13 +40,24 @@ func (c *Cluster) DialStingy(node string) *Raw {
 
 func (c *Cluster) dialRaw(node string, conf *quic.Config) *Raw {
 	c.tb.Helper()
-	conn := dialQUIC(c.tb, c.Addr(node), c.TLS(), conf)
-	r := &Raw{tb: c.tb, conn: conn}
-	control := r.Open(&wire.Hello{Version: wire.Version, Token: Token, Name: "raw"})
+	return dialRaw(c.tb, c.Addr(node), Token, c.TLS(), conf)
+}
+
+// DialRaw connects to a node and says hello.
+func (p *Processes) DialRaw(node string) *Raw {
+	p.tb.Helper()
+	n, _ := p.Layout().Node(node)
+	return dialRaw(p.tb, n.Listen, p.Layout().Token, p.tls(), nil)
+}
+
+func dialRaw(tb testing.TB, addr, token string, tlsConf *tls.Config, conf *quic.Config) *Raw {
+	tb.Helper()
+	r := &Raw{tb: tb, conn: dialQUIC(tb, addr, tlsConf, conf)}
+	control := r.Open(&wire.Hello{Version: wire.Version, Token: token, Name: "raw"})
 	body := control.Expect(wire.TypeWelcome)
 	var err error
 	if r.Welcome, err = wire.ParseWelcome(body); err != nil {
-		c.tb.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }

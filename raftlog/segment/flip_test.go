@@ -90,6 +90,7 @@ func (r *rig) look(want []*raft.Log, what string) (f finding) {
 // but those behind the records of a file with an earlier life, and in files that wait
 // to be used again; whatever is read is right.
 func TestFlips(t *testing.T) {
+	t.Parallel()
 	r, want := used(t)
 	files := r.snapshot()
 	rng := rand.New(rand.NewPCG(4, 2))
@@ -188,6 +189,7 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 
 // TestTruncations cuts files short at random places and at the edges of records.
 func TestTruncations(t *testing.T) {
+	t.Parallel()
 	r, want := used(t)
 	files := r.snapshot()
 	ends, _ := r.ends()

@@ -21,7 +21,7 @@ import (
 // synced, because these tests cut no power.
 type hooked struct {
 	vfs.FS
-	hook func(op, name string) error // "create", "rename", "remove", "syncdir", "read", "write", "sync"; nil: all is well
+	hook func(op, name string) error // "open", "create", "rename", "remove", "syncdir", "read", "write", "sync"; nil: all is well
 }
 
 func (h *hooked) ask(op, name string) error {
@@ -39,6 +39,9 @@ func (h *hooked) file(name string, f vfs.File, err error) (vfs.File, error) {
 }
 
 func (h *hooked) Open(name string) (vfs.File, error) {
+	if err := h.ask("open", name); err != nil {
+		return nil, err
+	}
 	f, err := h.FS.Open(name)
 	return h.file(name, f, err)
 }

@@ -35,6 +35,7 @@ func (m *model) through(index uint64) {
 // TestModel does random things to a log of tiny segments and compares it with a
 // plain list after each.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t)
 		r.must(r.Close())

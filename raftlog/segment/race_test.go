@@ -13,6 +13,7 @@ import (
 // TestReadersBesideWriters reads while entries are stored, cut, dropped and reset. A
 // reader sees entries that were stored, or raft.ErrLogNotFound, and nothing else.
 func TestReadersBesideWriters(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	var stop atomic.Bool
 	var last, terms atomic.Uint64
@@ -87,13 +88,69 @@ func TestReadersBesideWriters(t *testing.T) {
 		}
 	})
 	rng := rand.New(rand.NewPCG(9, 9))
-	for n := 0; n < 1500 && !t.Failed(); n++ {
+	for n := 0; n < 800 && !t.Failed(); n++ {
 		write(r, rng, &last, &terms)
 	}
 	stop.Store(true)
 	group.Wait()
 	if seen[0].Load() == 0 || seen[1].Load() == 0 {
 		t.Errorf("%d and %d entries were read", seen[0].Load(), seen[1].Load())
+	}
+}
+
+// TestCutWhileReading cuts, and stores others in the place of what is cut, between
+// the steps of a reader: when it opens an index file, and when it reads one or a segment.
+func TestCutWhileReading(t *testing.T) {
+	for _, tt := range []struct {
+		op, name string
+		cut      uint64 // from where
+		again    uint64 // up to where others are stored, of another size
+	}{
+		{"open", idx(1), 2, 0},
+		{"open", idx(1), 3, 0},
+		{"open", idx(1), 3, 16},
+		{"read", idx(1), 2, 9},
+		{"read", idx(1), 4, 9},
+		{"read", seg(1), 3, 0},
+		{"read", seg(1), 1, 9},
+		{"read", seg(1), 3, 9},
+	} {
+		for _, read := range []func(r *rig, e *raft.Log) error{
+			func(r *rig, e *raft.Log) error { return r.GetLog(3, e) },
+			func(r *rig, e *raft.Log) error {
+				return r.Read(3, 3, func(found *raft.Log) bool { *e = *found; return true })
+			},
+		} {
+			r := newRig(t)
+			r.fill()
+			r.reopen() // the files are known by their names
+			r.fs.hook = func(op, name string) error {
+				if op == tt.op && name == tt.name {
+					r.fs.hook = nil
+					r.must(r.DeleteRange(tt.cut, 12))
+					for i := tt.cut; i <= tt.again; i++ {
+						r.store(i, i, 2, 1700)
+					}
+				}
+				return nil
+			}
+			want, wantErr := entry(3, 1, 2800), error(nil)
+			switch {
+			case tt.cut <= 3 && tt.again >= 3:
+				want = entry(3, 2, 1700)
+			case tt.cut <= 3:
+				wantErr = raft.ErrLogNotFound
+			}
+			var e raft.Log
+			if err := read(r, &e); err != wantErr {
+				t.Errorf("%+v: %v, want %v", tt, err, wantErr)
+			} else if problem := differs(&e, want); err == nil && problem != "" {
+				t.Errorf("%+v: %s", tt, problem)
+			}
+			if r.fs.hook != nil {
+				t.Errorf("%+v: nothing was cut", tt)
+			}
+		}
 	}
 }
 
