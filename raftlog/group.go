@@ -102,6 +102,7 @@ type Group struct {
 	fenced atomic.Pointer[string] // why, once it is
 	quiet  atomic.Uint64          // CaughtUp found no command from the applied index up to here
 
+	damage     chan *DamageError // found while the log was read
 	barriers   sharedBarrier
 	stuck      stuckTransfer
 	restarting sync.Mutex // held by restart, Fence and Close
@@ -144,7 +145,7 @@ func newGroup(cfg Config) *Group {
 	if cfg.FS == nil {
 		cfg.FS = vfs.OS
 	}
-	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID}}
+	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID}, damage: make(chan *DamageError, 1)}
 	g.stuck.limit = 3 * cfg.Heartbeat
 	g.leader.Store(&leadership{})
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -167,7 +168,21 @@ func (g *Group) open() (err error) {
 	if err != nil {
 		return errors.Join(err, g.store.Close(true))
 	}
+	g.tasks.Go(g.fenceIfDamaged)
 	return nil
+}
+
+// fenceIfDamaged fences the replica when a read of the log finds damage: others
+// have what it lacks, and it must not go on as if nothing were missing.
+func (g *Group) fenceIfDamaged() {
+	select {
+	case damage := <-g.damage:
+		g.log.Error("the log is damaged", "err", damage)
+		if err := g.Fence(damage.Error()); err != nil {
+			g.log.Error("the damaged replica could not be fenced", "err", err)
+		}
+	case <-g.ctx.Done():
+	}
 }
 
 // openStores opens log and snapshots, and checks that they meet.
@@ -186,6 +201,12 @@ func (g *Group) openStores() error {
 	g.fsm.failed = snaps.failed
 	if err := snaps.open(); err != nil {
 		return errors.Join(err, store.Close(true))
+	}
+	store.damaged = func(damage *DamageError) {
+		select {
+		case g.damage <- damage:
+		default: // one is enough
+		}
 	}
 	g.store, g.snaps = store, snaps
 	return nil
@@ -297,7 +318,7 @@ func (g *Group) start() error {
 		log = g.cfg.wrapLog(log)
 	}
 	g.snaps.setStarting(true)
-	r, err := raft.NewRaft(g.raftConfig(), g.fsm, log, g.cfg.Stable.group(g.cfg.ID), g.snaps, trans)
+	r, err := g.newRaft(log, trans)
 	if err != nil {
 		trans.Close()
 		if fault := g.snaps.startFault(); fault != nil {
@@ -318,6 +339,20 @@ func (g *Group) start() error {
 		g.watch(inst, events)
 	})
 	return nil
+}
+
+// newRaft starts raft. It reads the log then and panics when that fails.
+func (g *Group) newRaft(log raft.LogStore, trans *transport) (r *raft.Raft, err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case error:
+			err = v
+		default:
+			panic(v)
+		}
+	}()
+	return raft.NewRaft(g.raftConfig(), g.fsm, log, g.cfg.Stable.group(g.cfg.ID), g.snaps, trans)
 }
 
 // stop ends the running instance and returns when its goroutines have ended.
@@ -351,8 +386,8 @@ func (g *Group) Applied() Index { return Index(g.fsm.applied.Load()) }
 func (g *Group) Close() error {
 	g.cancel()
 	g.restarting.Lock()
-	defer g.restarting.Unlock()
 	err := g.stop()
+	g.restarting.Unlock() // a task may be waiting for it
 	g.tasks.Wait()
 	return errors.Join(err, g.store.Close(g.fenced.Load() != nil))
 }

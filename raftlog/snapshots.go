@@ -127,6 +127,10 @@ func (s *snapshotStore) open() error {
 	if err := s.meetsLog(); err != nil {
 		return err
 	}
+	boundary, _ := s.log.Boundary()
+	if err := frontLost(s.indexes(), s.dir, boundary); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dropBelowBoundary() // what an installation left
@@ -184,6 +188,16 @@ func meets(newest *snapshotHead, path string, boundary, last, term uint64) error
 		return &DamageError{Path: path, Reason: fmt.Sprintf("the snapshot at %d is of term %d, but the log's entry of term %d", newest.index, newest.term, term)}
 	}
 	return nil
+}
+
+// frontLost finds that the log's first segments are gone: a trim drops snapshots
+// before the log, so that one is left below the log's beginning only by an
+// installation, which puts another at the beginning.
+func frontLost(kept []Index, dir string, boundary uint64) error {
+	if len(kept) == 0 || uint64(kept[0]) >= boundary || slices.Contains(kept, Index(boundary)) {
+		return nil
+	}
+	return &DamageError{Path: dir, Reason: fmt.Sprintf("there is a snapshot at %d, and the log begins after entry %d: its first segments are missing", kept[0], boundary)}
 }
 
 // readInfo reads a snapshot's head, and looks whether there is an end.

@@ -24,7 +24,10 @@ type logStore struct {
 	ahead readAhead
 	room  spaceGate
 	fatal func(error)
-	bytes atomic.Int64 // on disk, after the last change: the disk may hang now
+	// damaged, if set before the log is read, is told of each damage that a read
+	// finds. It must not block.
+	damaged func(*DamageError)
+	bytes   atomic.Int64 // on disk, after the last change: the disk may hang now
 
 	began atomic.Int64 // when the write under way began, by sinceStart; 0: none is
 	hang  hangWatch
@@ -132,12 +135,20 @@ func (s *logStore) GetLog(index uint64, log *raft.Log) error {
 	if s.ring.get(index, log) {
 		return nil
 	}
-	return s.ahead.get(s.disk, index, log)
+	return s.told(s.ahead.get(s.disk, index, log))
+}
+
+// told tells of damage that is found while the log is read.
+func (s *logStore) told(err error) error {
+	if damage, ok := errors.AsType[*DamageError](err); ok && s.damaged != nil {
+		s.damaged(damage)
+	}
+	return err
 }
 
 // read calls f with the entries from one to another until it returns false.
 func (s *logStore) read(from, to uint64, f func(*raft.Log) bool) error {
-	return s.disk.Read(from, to, f)
+	return s.told(s.disk.Read(from, to, f))
 }
 
 func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }

@@ -134,6 +134,9 @@ func (s *snapshotStore) meetLog(received *snapshotHead, log *segment.Report, ter
 	if err := meets(newest, path, log.BoundaryIndex, last, terms[newestIndex(newest)]); err != nil {
 		return err
 	}
+	if err := frontLost(s.indexes(), s.dir, log.BoundaryIndex); err != nil {
+		return err
+	}
 	for _, info := range slices.Backward(s.kept) {
 		if info.index < log.BoundaryIndex {
 			break // Open removes it

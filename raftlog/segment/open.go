@@ -285,7 +285,29 @@ func (l *Log) openLast(clean *mark) error {
 	if err := s.zero(end.end, remains); err != nil { // they must not come back behind new records
 		return err
 	}
+	if err := s.writeAgain(); err != nil {
+		return err
+	}
 	return s.f.Sync() // of records that were written and not synced, and of the zeros
+}
+
+// writeAgain writes the last StoreLogs once more, as it is read. Its sync may have
+// failed in the life before: the kernel then has the bytes and takes them for
+// synced, and another sync alone would do nothing.
+func (s *file) writeAgain() error {
+	n := len(s.at)
+	if n == 0 {
+		return nil
+	}
+	from := int64(s.at[max(0, n-1-int(s.last.batch))])
+	b := make([]byte, s.last.end-from)
+	if err := s.readAt(b, from); err != nil {
+		return err
+	}
+	if _, err := s.f.WriteAt(b, from); err != nil {
+		return fmt.Errorf("write %s: %w", s.name, err)
+	}
+	return nil
 }
 
 // torn tells how far the rests of a write that a crash has torn reach, or that
