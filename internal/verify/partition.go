@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -222,17 +221,8 @@ func (c *checker) snapshotPath(index raftlog.Index) string {
 	return filepath.Join(c.dir, "snapshots", fmt.Sprintf("%020d.snap", uint64(index)))
 }
 
-// leftOver finds snapshots at entries that are no checkpoints, and ones from before
-// the log's beginning: snapshots go before segments do, and where one was received
-// the log begins behind it.
+// leftOver finds snapshots at entries that are no checkpoints.
 func (c *checker) leftOver(found *raftlog.Verified) error {
-	boundary := raftlog.Index(found.Log.BoundaryIndex)
-	if s := found.Snapshots; len(s) > 0 && s[0] < boundary && !slices.Contains(s, boundary) && found.Received == 0 {
-		return &Fault{
-			File:   filepath.Join(c.dir, "log"),
-			Reason: fmt.Sprintf("it begins behind entry %d and there is a snapshot at %d: a segment is missing", boundary, s[0]),
-		}
-	}
 	for _, index := range found.Snapshots {
 		if _, waits := c.waiting[index]; waits && c.replay != nil && uint64(index) <= found.Log.Last {
 			return &Fault{File: c.snapshotPath(index), Reason: fmt.Sprintf("entry %d is no checkpoint", index)}

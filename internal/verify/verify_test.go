@@ -206,7 +206,7 @@ func testFirstSegment(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	r, err := Run(t.Context(), Options{Dir: dir})
-	if err != nil || r.Fault == nil || !strings.Contains(r.Fault.Reason, "a segment is missing") {
+	if err != nil || r.Fault == nil || !strings.Contains(r.Fault.Reason, "first segments are missing") {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
