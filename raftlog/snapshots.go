@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -42,7 +43,9 @@ type snapshotStore struct {
 	mu       sync.Mutex
 	starting bool           // raft is being started
 	fault    error          // what went wrong with its snapshot then
-	kept     []snapshotInfo // oldest first
+	kept     []snapshotInfo // oldest first; see setKept
+
+	shown atomic.Pointer[[]snapshotInfo] // a copy of kept, for those who must not wait
 }
 
 // boundedLog is the log as snapshots see it.
@@ -117,7 +120,7 @@ func (s *snapshotStore) open() error {
 		if err != nil {
 			return err
 		}
-		s.kept = append(s.kept, info)
+		s.setKept(append(s.kept, info))
 	}
 	for _, index := range recvs {
 		if err := s.reinstall(index); err != nil {
@@ -268,34 +271,45 @@ func checkStream(path string, stream io.Reader, group uint32) error {
 	return nil
 }
 
-// indexes returns where there are snapshots, oldest first.
+// indexes returns where there are snapshots, oldest first. Like newest and bytes
+// it waits for no file operation.
 func (s *snapshotStore) indexes() []Index {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]Index, len(s.kept))
-	for i := range s.kept {
-		all[i] = Index(s.kept[i].index)
+	shown := s.show()
+	all := make([]Index, len(shown))
+	for i := range shown {
+		all[i] = Index(shown[i].index)
 	}
 	return all
 }
 
 // newest is the index of the newest snapshot, 0 if there is none.
 func (s *snapshotStore) newest() Index {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.kept); n > 0 {
-		return Index(s.kept[n-1].index)
+	if shown := s.show(); len(shown) > 0 {
+		return Index(shown[len(shown)-1].index)
 	}
 	return 0
 }
 
 func (s *snapshotStore) bytes() (n int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.kept {
-		n += s.kept[i].size
+	for _, info := range s.show() {
+		n += info.size
 	}
 	return n
+}
+
+// show returns kept as it was when it last changed.
+func (s *snapshotStore) show() []snapshotInfo {
+	if shown := s.shown.Load(); shown != nil {
+		return *shown
+	}
+	return nil
+}
+
+// setKept needs mu, but for open.
+func (s *snapshotStore) setKept(kept []snapshotInfo) {
+	s.kept = kept
+	shown := slices.Clone(kept)
+	s.shown.Store(&shown)
 }
 
 // find needs mu.
@@ -310,9 +324,10 @@ func (s *snapshotStore) keep(info snapshotInfo) {
 	i, exists := s.find(info.index)
 	if exists {
 		s.kept[i] = info
+		s.setKept(s.kept)
 		return
 	}
-	s.kept = slices.Insert(s.kept, i, info)
+	s.setKept(slices.Insert(s.kept, i, info))
 }
 
 // save writes a snapshot of this replica's own.
@@ -354,7 +369,8 @@ func (s *snapshotStore) dropBelow(index uint64) error {
 		if err := s.fs.Remove(s.path(s.kept[0].index, snapSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		s.kept, dropped = s.kept[1:], true
+		s.setKept(s.kept[1:])
+		dropped = true
 	}
 	if !dropped {
 		return nil

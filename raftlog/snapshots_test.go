@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -374,5 +375,24 @@ func TestOldSnapshots(t *testing.T) {
 				t.Errorf("the answer is %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestStatusWaitsForNoSnapshotFile: file operations run under the store's mutex, and a
+// disk may hang in one. Whoever asks for the state is answered all the same.
+func TestStatusWaitsForNoSnapshotFile(t *testing.T) {
+	s := &snapshotStore{}
+	s.setKept([]snapshotInfo{{snapshotHead{index: 7}, 100}, {snapshotHead{index: 9}, 20}})
+	s.mu.Lock() // the file operation that hangs
+	defer s.mu.Unlock()
+	told := make(chan string, 1)
+	go func() { told <- fmt.Sprint(s.indexes(), s.newest(), s.bytes()) }()
+	select {
+	case got := <-told:
+		if got != "[7 9] 9 120" {
+			t.Errorf("told %s", got)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for the disk")
 	}
 }

@@ -88,7 +88,7 @@ func (v *Verification) snapshots(s *snapshotStore, found *Verified) (received *s
 		if err != nil {
 			return nil, err
 		}
-		s.kept = append(s.kept, info)
+		s.setKept(append(s.kept, info))
 		found.Snapshots = append(found.Snapshots, Index(index))
 		body, err := s.body(index)
 		if err != nil {
