@@ -5,6 +5,7 @@ package clustertest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/internal/faultfs"
 	"github.com/roomlog/roomlog/transport/wire"
 )
@@ -248,16 +250,18 @@ func TestProcessesDiskNearlyFull(t *testing.T) {
 	d.CheckReplicas()
 }
 
-// roomLedElsewhere finds a room that another node leads.
+// roomLedElsewhere returns a room of another partition than lobby's that another
+// node leads: one node may have won every election, so it hands one over then.
 func (d *onDisks) roomLedElsewhere(node string) (room string) {
 	d.tb.Helper()
-	d.until("another node leads a room", func() bool {
-		for i := range 16 {
-			if room = fmt.Sprint("room", i); d.Leader(room) != node {
-				return true
-			}
-		}
-		return false
-	})
+	partitions := d.Layout().Partitions
+	lobby := wire.PartitionOf("lobby", partitions)
+	for i := 0; room == "" || wire.PartitionOf(room, partitions) == lobby; i++ {
+		room = fmt.Sprint("room", i)
+	}
+	if d.Leader(room) == node {
+		to := slices.IndexFunc(d.Layout().Nodes, func(n devcluster.Node) bool { return n.Name != node })
+		d.Transfer(room, d.Layout().Nodes[to].Name)
+	}
 	return room
 }

@@ -140,12 +140,17 @@ func (p *Processes) Replicas(node string) (all []admin.PartitionStatus, err erro
 	return all, p.get(n, "/v1/partitions", &all)
 }
 
-// get asks a node's HTTP port. A process that hangs in a system call still takes
-// connections when it has ended.
+// get asks a node's HTTP port.
 func (p *Processes) get(n devcluster.Node, path string, answer any) error {
+	return p.ask(http.MethodGet, n, path, answer)
+}
+
+// ask waits for an answer only so long: a process that hangs in a system call
+// still takes connections when it has ended.
+func (p *Processes) ask(method string, n devcluster.Node, path string, answer any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.HTTP+path, nil)
 	if err != nil {
 		return err
 	}
@@ -159,6 +164,23 @@ func (p *Processes) get(n devcluster.Node, path string, answer any) error {
 		return fmt.Errorf("%s%s: %s", n.Name, path, resp.Status)
 	}
 	return json.NewDecoder(resp.Body).Decode(answer)
+}
+
+// Transfer hands leadership of room's partition to a node. A leader that has
+// just been elected may refuse, so it is asked until the node leads.
+func (p *Processes) Transfer(room, to string) {
+	p.tb.Helper()
+	id := wire.PartitionOf(room, p.Layout().Partitions)
+	p.until(to+" leads "+room, func() bool {
+		leader := p.Leader(room)
+		if leader == to {
+			return true
+		}
+		n, _ := p.Layout().Node(leader)
+		var answer admin.Transferred
+		_ = p.ask(http.MethodPost, n, fmt.Sprintf("/v1/partitions/%d/transfer?to=%s", id, to), &answer)
+		return false
+	})
 }
 
 // Leader returns the node that leads room's partition, waiting for one.
