@@ -64,6 +64,8 @@ type Outcome struct {
 	Checkpoint bool
 	// Trimmed: the entry raised a floor.
 	Trimmed bool
+
+	passage passage // of the entry
 }
 
 // Answer tells the outcome of Count publishes of one session: counter
@@ -88,6 +90,8 @@ type Block struct {
 	Skip        int
 	Dropped     []uint32
 	Data        []byte
+
+	applied *time.Time // when this replica had done so; nil: read from the log
 }
 
 // Apply takes the entry at index. An error means that the entry was passed

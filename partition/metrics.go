@@ -47,7 +47,7 @@ func NewMetrics() *Metrics {
 		}),
 		deliveries: counter("messages_delivered_total", "Messages handed to subscribers' connections."),
 		drift: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "roomlog", Name: "drift_seconds", Help: "Age of messages when handed to a subscriber's connection.",
+			Namespace: "roomlog", Name: "drift_seconds", Help: "Age of messages when handed to a subscriber's connection, of those published since it came.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 		}),
 		checkpoints: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -106,7 +106,7 @@ func (m *Metrics) trimmed() { m.trims.Inc() }
 
 func (m *Metrics) subscribed(n int) { m.subscribers.Add(float64(n)) }
 
-func (m *Metrics) delivered(age time.Duration, messages int) {
-	m.deliveries.Add(float64(messages))
-	m.drift.Observe(age.Seconds()) // once per block: its messages share their age
-}
+func (m *Metrics) delivered(messages int) { m.deliveries.Add(float64(messages)) }
+
+// drifted is told once per block: its messages share their age.
+func (m *Metrics) drifted(age time.Duration) { m.drift.Observe(age.Seconds()) }

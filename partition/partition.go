@@ -28,7 +28,15 @@ type Config struct {
 	Full func() bool
 	// Marked is told of each new mark, in order, from one goroutine. Apply
 	// waits for it.
-	Marked  func(index raftlog.Index, hash uint64)
+	Marked func(index raftlog.Index, hash uint64)
+	// Objective is what nine and ninety of a hundred messages shall not take,
+	// from received to being handed to a subscriber's connection; default DefaultObjective.
+	Objective time.Duration
+	// Ahead tells how far a node's clock is ahead of this one's; nil: all are alike.
+	Ahead func(node string) time.Duration
+	// Slow, if not nil, is called at the beginning of the stages Receive, Propose
+	// and Apply of each entry: for tests of a slow one.
+	Slow    func(Stage)
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -42,12 +50,19 @@ type Partition struct {
 	group   *raftlog.Group
 	queue   *queue
 	files   *roomFiles
+	stages  *stages
+
+	standing standing
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	opened  chan struct{} // closed when group is set
 	trimmed chan struct{} // one token: something can be removed
+
+	messages   atomic.Uint64 // applied here
+	deliveries atomic.Uint64 // handed to connections here
+	ahead      atomic.Int64  // how far the leader's clock is ahead, ns
 
 	full      atomic.Bool  // no more answers can be kept
 	clock     steadyClock  // belongs to tick
@@ -60,7 +75,8 @@ type Partition struct {
 	waits   map[string]chan struct{} // per room, closed when it grows
 	loose   []string                 // rooms in waits that had no subscriber then
 	applied time.Time                // of the last entry, by this node's clock
-	watched map[string]*roomStats    // rooms with subscribers here
+	watched map[string]*watchedRoom  // rooms with subscribers here
+	watches []*watchedRoom           // the same, in any order
 	stale   chan struct{}            // closed while no leader is heard of
 	isStale bool
 	marks   []Mark
@@ -84,6 +100,9 @@ func Open(cfg Config) (*Partition, error) {
 	if cfg.Group.FS == nil {
 		cfg.Group.FS = vfs.OS
 	}
+	if cfg.Objective == 0 {
+		cfg.Objective = DefaultObjective
+	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics()
 	}
@@ -93,10 +112,11 @@ func Open(cfg Config) (*Partition, error) {
 		log:     cfg.Logger.With("partition", cfg.Group.ID),
 		metrics: cfg.Metrics,
 		queue:   newQueue(cfg.QueueBytes),
+		stages:  newStages(),
 		machine: NewMachine(),
 		tail:    newTail(cfg.TailBytes),
 		waits:   map[string]chan struct{}{},
-		watched: map[string]*roomStats{},
+		watched: map[string]*watchedRoom{},
 		stale:   make(chan struct{}),
 		opened:  make(chan struct{}),
 		trimmed: make(chan struct{}, 1),
@@ -108,6 +128,9 @@ func Open(cfg Config) (*Partition, error) {
 		cache: map[recordKey]*record{}, mends: map[raftlog.Index]*mend{},
 	}
 	cfg.Group.Machine = applier{p}
+	if cfg.Slow != nil {
+		cfg.Group.Slow = func() { cfg.Slow(Propose) }
+	}
 	group, err := raftlog.Open(cfg.Group)
 	if err != nil {
 		p.cancel()
@@ -125,6 +148,7 @@ func Open(cfg Config) (*Partition, error) {
 	p.tasks.Go(prop.answer)
 	p.tasks.Go(func() { p.tick(p.ctx) })
 	p.tasks.Go(func() { p.clean(p.ctx) })
+	p.tasks.Go(func() { p.watchDrift(p.ctx) })
 	return p, nil
 }
 
@@ -137,7 +161,9 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 	results := make([]any, len(entries))
 	var marks []Mark
 	p.mu.Lock()
+	applied := new(time.Time)
 	for i, e := range entries {
+		p.slow(Apply)
 		if previous, ok := checkpointBehind(e.Data); ok && previous == p.machine.chunks.last() {
 			p.awaitJob()
 		}
@@ -146,11 +172,13 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 			continue
 		}
 		marks = p.mark(e.Index, marks)
-		results[i] = p.apply(e)
+		results[i] = p.apply(e, applied)
 	}
-	p.applied = time.Now()
+	*applied = time.Now()
+	p.applied = *applied
 	p.full.Store(p.machine.sessions.kept >= p.machine.keep)
 	p.mu.Unlock()
+	p.measure(results)
 	if p.cfg.Marked != nil {
 		for _, m := range marks {
 			p.cfg.Marked(m.Index, m.Hash)
@@ -159,11 +187,48 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 	return results
 }
 
-// apply returns an Outcome or an error. It needs p.mu.
-func (p *Partition) apply(e raftlog.Entry) any {
+// measure counts how long it took to apply what had the results.
+func (p *Partition) measure(results []any) {
+	leading := p.isLeading()
+	for _, result := range results {
+		if out, ok := result.(Outcome); ok {
+			messages := 0
+			for _, b := range out.Blocks {
+				messages += int(b.Last + 1 - b.First)
+			}
+			p.messages.Add(uint64(messages))
+			p.stages.applied(out.passage, max(1, messages), leading)
+		}
+	}
+}
+
+// isLeading is for Apply, which runs before Open has the group.
+func (p *Partition) isLeading() bool {
+	select {
+	case <-p.opened:
+		return p.group.Leading()
+	default:
+		return false
+	}
+}
+
+// slow calls Config.Slow.
+func (p *Partition) slow(s Stage) {
+	if p.cfg.Slow != nil {
+		p.cfg.Slow(s)
+	}
+}
+
+// apply returns an Outcome or an error, with applied to be set when that is the
+// case. It needs p.mu.
+func (p *Partition) apply(e raftlog.Entry, applied *time.Time) any {
 	out, err := p.machine.Apply(e.Index, e.Data)
 	if err != nil {
 		return p.passOver(err)
+	}
+	out.passage = passage{e.Times, applied}
+	for i := range out.Blocks {
+		out.Blocks[i].applied = applied
 	}
 	p.tail.add(out.Blocks)
 	for _, b := range out.Blocks {

@@ -269,8 +269,9 @@ func TestPartitionFollow(t *testing.T) {
 	ctx := deadline(t)
 	for i := range logs {
 		running.Go(func() {
-			_, leave := r.Watch("lobby")
-			defer leave()
+			cursor := cursorAt(1, "")
+			w := r.Watch("lobby", cursor)
+			defer w.Leave()
 			for next := Seq(1); next <= publishers*each; {
 				batch, err := r.Read("lobby", next, 1+i*300)
 				for _, b := range batch.Blocks {
@@ -286,6 +287,8 @@ func TestPartitionFollow(t *testing.T) {
 					return
 				}
 				next = batch.Next
+				cursor.next.Store(uint64(next))
+				w.Delivered(time.Now(), batch.Blocks)
 				if batch.Wait != nil {
 					select {
 					case <-batch.Wait:
@@ -467,8 +470,8 @@ func TestTick(t *testing.T) {
 // for long.
 func TestWaitsForgotten(t *testing.T) {
 	r := openReplica(t, Config{})
-	_, leave := r.Watch("watched")
-	_, leaveToo := r.Watch("watched")
+	leave := r.Watch("watched", cursorAt(1, "")).Leave
+	leaveToo := r.Watch("watched", cursorAt(1, "")).Leave
 	var waits []<-chan struct{}
 	for i := range 100 {
 		batch, _ := r.Read(fmt.Sprint("room-", i), 1, 1)
@@ -476,7 +479,7 @@ func TestWaitsForgotten(t *testing.T) {
 	}
 	watched, _ := r.Read("watched", 1, 1)
 	late, _ := r.Read("watched late", 1, 1)
-	_, leaveLate := r.Watch("watched late")
+	leaveLate := r.Watch("watched late", cursorAt(1, "")).Leave
 	r.wakeLoose()
 	for _, wait := range waits {
 		receive(t, wait)
@@ -787,15 +790,18 @@ func TestWatchMeasures(t *testing.T) {
 	r := openReplica(t, Config{Metrics: metrics})
 	pub, told := r.session(t, "anna")
 	send(t, pub, told, 1, "lobby", "lobby")
-	delivered, leave := r.Watch("lobby")
-	now := time.Now().UnixNano()
-	delivered(now-int64(time.Second), 90)
-	delivered(now-int64(10*time.Second), 10)
+	w := r.Watch("lobby", cursorAt(3, "a"))
+	now := time.Now()
+	w.Delivered(now, []Block{
+		{First: 1, Last: 2, Time: now.Add(-time.Hour).UnixNano()}, // was there before it came
+		{First: 3, Last: 92, Time: now.Add(-time.Second).UnixNano()},
+		{First: 93, Last: 102, Time: now.Add(-10 * time.Second).UnixNano()},
+	})
 	st := r.Room("lobby")
 	if st.Subscribers != 1 || st.Drift < 10*time.Second || st.Drift > 13*time.Second || st.Spread < 8*time.Second || st.Spread > 12*time.Second {
 		t.Errorf("got %+v", st)
 	}
-	leave()
+	w.Leave()
 	if st := r.Room("lobby"); st.Subscribers != 0 || st.Drift != 0 {
 		t.Errorf("without subscribers: %+v", st)
 	}
@@ -814,7 +820,7 @@ func TestWatchMeasures(t *testing.T) {
 	}
 	for _, want := range []string{
 		"roomlog_messages_applied_total[] 2 0",
-		"roomlog_messages_delivered_total[] 100 0",
+		"roomlog_messages_delivered_total[] 102 0",
 		"roomlog_drift_seconds[] 0 2",
 		"roomlog_subscriptions[] 0 0",
 		`roomlog_publishes_refused_total[name:"reason" value:"overloaded"] 1 0`,

@@ -31,7 +31,10 @@ type proposer struct {
 	metrics  *Metrics
 	inflight chan batch // at most maxInflight
 	slots    chan struct{}
-	took     func(time.Duration) // told how long each entry took
+	took     func(time.Duration)  // told how long each entry took
+	written  func() time.Duration // raftlog's Group.Written
+	stages   *stages
+	slow     func(Stage) // Config.Slow
 }
 
 // proposal is an entry on its way (raftlog.Proposal).
@@ -43,7 +46,8 @@ type proposal interface {
 type batch struct {
 	kind       entryKind
 	entry      proposal
-	proposed   time.Time
+	departure               // proposed now
+	messages   int          // those in it
 	publishers []*Publisher // as in the entry's session table
 	items      []int        // per publisher how many of its items are in the entry
 	first      []Counter    // per publisher the lowest counter among them
@@ -60,6 +64,9 @@ func newProposer(p *Partition) *proposer {
 		inflight: make(chan batch, maxInflight),
 		slots:    make(chan struct{}, maxInflight),
 		took:     p.entryTook,
+		written:  p.group.Written,
+		stages:   p.stages,
+		slow:     p.slow,
 	}
 }
 
@@ -80,6 +87,7 @@ func (p *proposer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		p.slow(Receive)
 		var err error
 		if items, err = p.queue.take(ctx, maxEntryBytes, items[:0]); err != nil {
 			return
@@ -88,7 +96,7 @@ func (p *proposer) run(ctx context.Context) {
 		if len(messages) == 0 {
 			<-p.slots
 		} else {
-			p.inflight <- p.start(items[0].kind, &pack, messages)
+			p.inflight <- p.start(items[0].kind, &pack, messages, epoch.Add(items[0].came))
 		}
 		clear(items) // keep nothing alive while there is nothing to do
 		clear(messages)
@@ -124,8 +132,8 @@ func (p *proposer) drop(it item, err error) {
 	p.metrics.refused(err)
 }
 
-func (p *proposer) start(kind entryKind, pack *packer, messages []message) batch {
-	b := batch{kind: kind, proposed: time.Now()}
+func (p *proposer) start(kind entryKind, pack *packer, messages []message, received time.Time) batch {
+	b := batch{kind: kind, messages: len(messages), departure: departure{received, time.Now(), p.written()}}
 	now := p.now()
 	if kind == kindPublish {
 		var data []byte
@@ -168,8 +176,9 @@ func (p *proposer) answer() {
 		} else if err == nil && !ok {
 			err = raftlog.ErrUnknown // raft had applied the entry in an earlier life
 		}
-		p.took(time.Since(b.proposed))
+		p.took(time.Since(b.taken))
 		p.metrics.answered(err)
+		p.stages.published(b.departure, out.passage, b.messages)
 		if b.kind == kindPublish {
 			b.answerPublishes(out.Answers, err)
 			continue

@@ -3,12 +3,14 @@ package partition
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // item is a piece of work for the proposer.
 type item struct {
 	kind entryKind
 	message
+	came time.Duration // since epoch: when it came or, behind others, the last take before
 }
 
 // queue holds what waits to be proposed, in the order of arrival, up to a
@@ -20,7 +22,8 @@ type queue struct {
 	mu     sync.Mutex
 	items  []item
 	bytes  int64
-	arena  []byte // room for the next items' bytes
+	arena  []byte        // room for the next items' bytes
+	clock  time.Duration // of the next items' coming
 	closed error
 }
 
@@ -55,6 +58,10 @@ func (q *queue) push(it item) error {
 		q.arena = make([]byte, 0, max(size, arenaSize))
 	}
 	it.name, it.room, it.payload = q.keep(it.name), q.keep(it.room), q.keep(it.payload)
+	if len(q.items) == 0 {
+		q.clock = time.Since(epoch)
+	}
+	it.came = q.clock
 	q.items = append(q.items, it)
 	if len(q.items) == 1 {
 		select {
@@ -107,6 +114,8 @@ func (q *queue) takeNow(maxBytes int, into []item) []item {
 		if len(q.arena) > 0 && cap(q.arena)-len(q.arena) < arenaSize/2 {
 			q.arena = nil
 		}
+	} else if n > 0 {
+		q.clock = time.Since(epoch)
 	}
 	return into
 }

@@ -182,7 +182,7 @@ func TestQueueAny(t *testing.T) {
 				pushed++
 				n := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 200_000)).Draw(t, "size")
 				payload := bytes.Repeat([]byte{byte(pushed)}, n)
-				it := item{kindPublish, message{counter: pushed, name: []byte(fmt.Sprint("n", pushed)), room: []byte(fmt.Sprint("r", pushed)), payload: payload}}
+				it := item{kind: kindPublish, message: message{counter: pushed, name: []byte(fmt.Sprint("n", pushed)), room: []byte(fmt.Sprint("r", pushed)), payload: payload}}
 				it.kind = rapid.SampledFrom([]entryKind{kindPublish, kindPublish, kindOpen, kindClose}).Draw(t, "kind")
 				cost := int64(it.size()) + itemCost
 				err := q.push(it)

@@ -1,9 +1,6 @@
 package partition
 
 import (
-	"math"
-	"sort"
-	"sync"
 	"time"
 
 	"github.com/roomlog/roomlog/raftlog"
@@ -45,10 +42,11 @@ type RoomStatus struct {
 	Room        string
 	First, Last Seq
 	Partition   int
-	Drift       time.Duration // p99 age of messages when handed to a subscriber's connection
+	Drift       time.Duration // p99 age of messages when handed to a subscriber's connection, of those that came after it
 	Spread      time.Duration // p99 − p50 of that age
 	Subscribers int
-	Rate        float64 // messages per second, over the last 10 s
+	Rate        float64       // messages per second, over the last 10 s
+	Backlog     time.Duration // age of the oldest message that a subscriber lacks; only Drift tells
 }
 
 const rateWindow = 10 * time.Second
@@ -90,100 +88,10 @@ func (p *Partition) roomStatus(name string, now time.Time) RoomStatus {
 		st.Rate = r.rate.perSecond(now.UnixNano())
 	}
 	if w := p.watched[name]; w != nil {
-		st.Subscribers = w.subscribers
-		st.Drift, st.Spread = w.ages.drift(now)
+		ages := w.ages.window(now)
+		st.Subscribers = len(w.cursors)
+		st.Drift = ages.quantile(0.99)
+		st.Spread = st.Drift - ages.quantile(0.5)
 	}
 	return st
-}
-
-// Watch counts a subscriber of room, until leave is called. delivered is to be
-// told when messages published at the given time are handed to its connection.
-func (p *Partition) Watch(room string) (delivered func(published int64, messages int), leave func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	w := p.watched[room]
-	if w == nil {
-		w = &roomStats{}
-		p.watched[room] = w
-	}
-	w.subscribers++
-	p.metrics.subscribed(1)
-	return func(published int64, messages int) {
-			now := time.Now()
-			age := max(0, time.Duration(now.UnixNano()-published))
-			w.ages.add(age, messages, now)
-			p.metrics.delivered(age, messages)
-		}, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.metrics.subscribed(-1)
-			if w.subscribers--; w.subscribers == 0 {
-				delete(p.watched, room)
-				p.wake(room)
-			}
-		}
-}
-
-// roomStats lives while a room has subscribers on this node.
-type roomStats struct {
-	subscribers int // guarded by the partition's mutex
-	ages        ages
-}
-
-// ages is a histogram over the last agesPeriod to twice that, with buckets that
-// grow by a quarter power of two from 64 µs on. Safe for concurrent use.
-type ages struct {
-	mu      sync.Mutex
-	started time.Time
-	now     [ageBuckets]uint32
-	before  [ageBuckets]uint32
-}
-
-const (
-	agesPeriod = 10 * time.Second
-	ageBuckets = 96 // up to 64 µs · 2^24 = 18 minutes
-	ageUnit    = 64 * time.Microsecond
-)
-
-func (a *ages) add(age time.Duration, n int, now time.Time) {
-	bucket := 0
-	if age > ageUnit {
-		bucket = min(ageBuckets-1, int(4*math.Log2(float64(age)/float64(ageUnit)))+1)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.turn(now)
-	a.now[bucket] += uint32(n)
-}
-
-func (a *ages) turn(now time.Time) {
-	switch since := now.Sub(a.started); {
-	case since > 2*agesPeriod:
-		a.now, a.before, a.started = [ageBuckets]uint32{}, [ageBuckets]uint32{}, now
-	case since > agesPeriod:
-		a.before, a.now, a.started = a.now, [ageBuckets]uint32{}, a.started.Add(agesPeriod)
-	}
-}
-
-// drift returns the p99 and the p99 − p50.
-func (a *ages) drift(now time.Time) (p99, spread time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.turn(now)
-	var sums [ageBuckets]uint64
-	total := uint64(0)
-	for i := range sums {
-		total += uint64(a.now[i]) + uint64(a.before[i])
-		sums[i] = total
-	}
-	if total == 0 {
-		return 0, 0
-	}
-	at := func(q float64) time.Duration {
-		want := uint64(math.Ceil(q * float64(total)))
-		i := sort.Search(ageBuckets, func(i int) bool { return sums[i] >= want })
-		return time.Duration(float64(ageUnit) * math.Exp2(float64(i)/4))
-	}
-	p99 = at(0.99)
-	return p99, p99 - at(0.5)
 }

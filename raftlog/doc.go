@@ -43,6 +43,7 @@ type Entry struct {
 	Index Index
 	Term  Term
 	Data  []byte
+	Times Times // only of what a StateMachine is given
 }
 
 // StateMachine is told of every committed entry.

@@ -20,6 +20,9 @@ type fsm struct {
 	applied atomic.Uint64
 	failed  func(error) // told when a snapshot could not be restored
 
+	watch     *stopwatch
+	committed func() uint64 // the commit index
+
 	mu    sync.Mutex
 	confs []confAt // by index
 }
@@ -52,9 +55,11 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		}
 	}
 	if len(entries) > 0 {
+		f.watch.hand(entries)
 		for i, result := range f.machine.Apply(entries) {
 			results[places[i]] = result
 		}
+		f.watch.handed(f.committed())
 	}
 	if last := logs[len(logs)-1].Index; last > applied {
 		f.applied.Store(last)

@@ -24,7 +24,7 @@ func (m *lazyMachine) Restore(index Index, r io.Reader) error {
 func TestFSMRestore(t *testing.T) {
 	m := &lazyMachine{}
 	var told error
-	f := &fsm{machine: m, group: 7, failed: func(err error) { told = err }}
+	f := &fsm{machine: m, group: 7, failed: func(err error) { told = err }, watch: &stopwatch{}, committed: func() uint64 { return 0 }}
 	f.applied.Store(4000)
 	stream := snapshotBytes(t, testHead(), []byte("some state"))
 	restore := func(b []byte) error { return f.Restore(io.NopCloser(bytes.NewReader(b))) }
@@ -48,7 +48,7 @@ func TestFSMRestore(t *testing.T) {
 }
 
 func TestConfigurationsByIndex(t *testing.T) {
-	f := &fsm{machine: &lazyMachine{}}
+	f := &fsm{machine: &lazyMachine{}, watch: &stopwatch{}, committed: func() uint64 { return 0 }}
 	conf := func(id string) []byte {
 		return raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(id), Address: "a"}}})
 	}

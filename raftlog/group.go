@@ -58,6 +58,10 @@ type Config struct {
 	// call Close: raft is waiting for it.
 	Fatal func(error)
 
+	// Slow, if not nil, is called when raft's loop has taken entries, before they
+	// are written to the log: for tests of a slow loop.
+	Slow func()
+
 	Logger *slog.Logger
 
 	wrapLog func(raft.LogStore) raft.LogStore // for tests: what raft sees of the log
@@ -199,6 +203,7 @@ func (g *Group) openStores() error {
 		log: store, applied: g.fsm.applied.Load, confBy: g.fsm.confBy, fatal: g.cfg.Fatal, logger: g.log,
 	}
 	g.fsm.failed = snaps.failed
+	g.fsm.watch, g.fsm.committed, store.slow = &store.watch, g.committed, g.cfg.Slow
 	if err := snaps.open(); err != nil {
 		return errors.Join(err, store.Close(true))
 	}
@@ -377,6 +382,15 @@ func (g *Group) instance() *instance {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	return g.current
+}
+
+// committed is the newest index that is known to be committed, 0 while raft does
+// not run.
+func (g *Group) committed() uint64 {
+	if inst := g.instance(); inst != nil {
+		return inst.raft.CommitIndex()
+	}
+	return 0
 }
 
 // Applied is the newest index that the StateMachine has been given.

@@ -29,6 +29,9 @@ type logStore struct {
 	damaged func(*DamageError)
 	bytes   atomic.Int64 // on disk, after the last change: the disk may hang now
 
+	watch stopwatch
+	slow  func() // Config.Slow
+
 	began atomic.Int64 // when the write under way began, by sinceStart; 0: none is
 	hang  hangWatch
 
@@ -154,9 +157,15 @@ func (s *logStore) read(from, to uint64, f func(*raft.Log) bool) error {
 func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
 
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	if s.slow != nil {
+		s.slow()
+	}
+	s.watch.begin()
 	if err := s.write("store entries", func() error { return s.disk.StoreLogs(logs) }); err != nil {
+		s.watch.end(nil)
 		return err
 	}
+	s.watch.end(logs)
 	s.room.waived.Store(false)
 	s.ring.add(logs)
 	return nil

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -51,7 +53,7 @@ func (c *conn) serveSubscribe(ctx context.Context, stream *quic.Stream, body []b
 		end(stream, &wire.Redirect{Reason: "this node holds no replica of the room"})
 		return nil
 	}
-	f := &follower{stream: stream, partition: p, room: req.Room, draining: c.server.draining, within: c.server.cfg.Leave}
+	f := &follower{stream: stream, client: c.quic.RemoteAddr(), partition: p, room: req.Room, draining: c.server.draining, within: c.server.cfg.Leave}
 	if last := f.run(stream.Context(), partition.Seq(req.Next)); last != nil {
 		end(stream, last)
 	}
@@ -64,9 +66,11 @@ type follower struct {
 	stream    *quic.Stream
 	partition *partition.Partition
 	room      string
-	delivered func(published int64, messages int)
+	client    net.Addr
+	watch     *partition.Watch
 
 	next partition.Seq // to be sent next
+	seen atomic.Uint64 // the same, for others to look at
 	read int           // how much to read at once: little for a slow client
 	sent int           // bytes already sent of the frame that next begins
 	buf  []byte        // the write under way
@@ -89,9 +93,9 @@ func (f *follower) run(ctx context.Context, next partition.Seq) wire.Frame {
 	if _, err := f.stream.Write(wire.Append(nil, &wire.Subscribed{Next: uint64(next)})); err != nil {
 		return nil
 	}
-	delivered, leave := f.partition.Watch(f.room)
-	defer leave()
-	f.delivered = delivered
+	f.seen.Store(uint64(next))
+	f.watch = f.partition.Watch(f.room, f)
+	defer f.watch.Leave()
 	for {
 		wait, err := f.advance()
 		var failed *readError
@@ -139,7 +143,7 @@ func (f *follower) readAndSend() (wait <-chan struct{}, err error) {
 		return nil, &readError{errors.New("what was being sent has been trimmed")}
 	} else if g != nil {
 		f.buf = wire.Append(f.buf[:0], &wire.Gap{From: uint64(g.From), To: uint64(g.To), Reason: wire.ReasonTrimmed})
-		f.next = batch.Next
+		f.moved(batch.Next)
 		return nil, f.write()
 	}
 	for blocks := batch.Blocks; len(blocks) > 0 && len(f.rest) == 0; {
@@ -152,14 +156,23 @@ func (f *follower) readAndSend() (wait <-chan struct{}, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, b := range blocks[:n] {
-			f.delivered(b.Time, int(b.Last+1-b.First))
-			f.next = b.Last + 1
+		if n > 0 {
+			f.moved(blocks[n-1].Last + 1)
+			f.watch.Delivered(time.Now(), blocks[:n])
 		}
 		blocks = blocks[n:]
 	}
 	return batch.Wait, nil
 }
+
+func (f *follower) moved(next partition.Seq) {
+	f.next = next
+	f.seen.Store(uint64(next))
+}
+
+// Next and Name tell others of this cursor.
+func (f *follower) Next() partition.Seq { return partition.Seq(f.seen.Load()) }
+func (f *follower) Name() string        { return f.client.String() }
 
 func head(dst []byte, b *partition.Block) []byte {
 	return wire.AppendDeliverHead(dst, &wire.Deliver{

@@ -46,6 +46,8 @@ func (f *fakeNode) Rooms(limit int, _ string) []admin.RoomStatus {
 	return f.rooms[:min(limit, len(f.rooms))]
 }
 
+func (f *fakeNode) Drift(int) admin.Drift { return admin.Drift{Node: f.status.Node} }
+
 func (f *fakeNode) Transfer(_ context.Context, partition int, to string) error {
 	return f.transfer(partition, to)
 }

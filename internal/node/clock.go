@@ -70,3 +70,13 @@ func clockMajority(others []peer.PeerStatus, members int) (node string, offset t
 	}
 	return "", 0, false
 }
+
+// clockAhead tells how far another node's clock is ahead of this one's.
+func (n *Node) clockAhead(node string) time.Duration {
+	for _, p := range n.network.Status() {
+		if p.Node == node {
+			return time.Duration(p.OffsetMs * float64(time.Millisecond))
+		}
+	}
+	return 0
+}

@@ -29,6 +29,7 @@ import (
 
 	"github.com/roomlog/roomlog/partition"
 	"github.com/roomlog/roomlog/raftlog"
+	"github.com/roomlog/roomlog/raftlog/vfs"
 	"github.com/roomlog/roomlog/transport"
 	"github.com/roomlog/roomlog/transport/admin"
 	"github.com/roomlog/roomlog/transport/peer"
@@ -54,6 +55,7 @@ type Config struct {
 	QueueBytes int64         // per partition: publishes waiting to be proposed
 	TailBytes  int64         // per partition: newest messages in memory
 	Heartbeat  time.Duration // Raft's heartbeat and election timeout
+	Objective  time.Duration // p99 of what messages may take, the drift objective; default 100 ms
 
 	SegmentBytes int64     // size of a file of a partition's log; default 64 MiB
 	Reserve      int64     // free bytes of the disk below which publishes are refused; 0: none
@@ -65,6 +67,12 @@ type Config struct {
 	// MarkHash, if not nil, replaces the hashes of this node's marks: for tests of
 	// what becomes of a replica that differs.
 	MarkHash func(partition int, index, hash uint64) uint64
+
+	// FS, if not nil, is where partitions keep their files, and Slow is called in
+	// stages of their messages (partition.Config): for tests of a slow disk, and of
+	// what is slow otherwise.
+	FS   vfs.FS
+	Slow func(partition int, stage partition.Stage)
 
 	Version string // of the software, for operators
 	Logger  *slog.Logger

@@ -74,18 +74,23 @@ func (n *Node) openPartitions() error {
 }
 
 func (n *Node) openPartition(id int, metrics *partition.Metrics) (*partition.Partition, error) {
+	var slow func(partition.Stage)
+	if n.cfg.Slow != nil {
+		slow = func(s partition.Stage) { n.cfg.Slow(id, s) }
+	}
 	p, err := partition.Open(partition.Config{
 		Group: raftlog.Config{
 			ID: uint32(id), Node: n.cfg.Name, Voters: slices.Sorted(maps.Keys(n.cfg.Members)),
 			Dir: n.data.partition(id), Stable: n.stable,
 			Streams: streams(n.network, uint32(id)), Links: n.network,
 			Heartbeat: n.cfg.Heartbeat, RingBytes: n.cfg.TailBytes,
-			SegmentBytes: n.cfg.SegmentBytes, Space: n.space.take,
+			FS: n.cfg.FS, SegmentBytes: n.cfg.SegmentBytes, Space: n.space.take,
 			Rebuild: slices.Contains(n.cfg.Rebuild, id), Ask: n.ask(id),
 			LeaderChanged: n.leaderChanged(id), Fatal: n.fail, Logger: n.log.With("partition", id),
 		},
 		QueueBytes: n.cfg.QueueBytes, TailBytes: n.cfg.TailBytes, SessionTTL: n.cfg.SessionTTL,
 		Retention: n.cfg.Retention, Full: n.space.nearlyFull,
+		Objective: n.cfg.Objective, Ahead: n.clockAhead, Slow: slow,
 		Marked:  func(index raftlog.Index, hash uint64) { n.marked(id, uint64(index), hash) },
 		Metrics: metrics, Logger: n.log,
 	})

@@ -9,6 +9,7 @@
 //	GET  /v1/partitions/{n}                PartitionStatus
 //	GET  /v1/rooms?order=&limit=           [RoomStatus]
 //	GET  /v1/room?name=                    RoomStatus
+//	GET  /v1/drift?limit=                  Drift
 //	POST /v1/partitions/{n}/transfer?to=   hands leadership of n to a node
 //	GET  /debug/pprof/                     net/http/pprof
 //
@@ -31,6 +32,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +56,8 @@ const NodeHeader = "Roomlog-Node"
 const (
 	defaultRooms = 100     // of a room list without a limit
 	maxRooms     = 100_000 // of any room list
+	defaultDrift = 10      // rooms and cursors told with the drift
+	maxDrift     = 1000
 
 	transferTimeout = 10 * time.Second
 	answerTimeout   = 15 * time.Second // for everything but profiles: beyond transferTimeout
@@ -81,6 +85,7 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("POST /v1/partitions/{n}/transfer", h.transfer)
 	mux.HandleFunc("GET /v1/rooms", h.rooms)
 	mux.HandleFunc("GET /v1/room", h.room)
+	mux.HandleFunc("GET /v1/drift", h.drift)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // the named profiles too
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -225,25 +230,44 @@ func partitionNumber(r *http.Request) (int, error) {
 
 func (h *handler) rooms(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
-	order, limit := query.Get("order"), defaultRooms
+	order := query.Get("order")
 	switch order {
 	case "", "drift", "rate", "subscribers":
 	default:
 		h.fail(w, http.StatusBadRequest, fmt.Errorf("order %q: use drift, rate, subscribers or none", order))
 		return
 	}
-	if s := query.Get("limit"); s != "" {
-		var err error
-		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxRooms {
-			h.fail(w, http.StatusBadRequest, fmt.Errorf("limit %q: use 1 to %d", s, maxRooms))
-			return
-		}
+	limit, err := limitOf(query, defaultRooms, maxRooms)
+	if err != nil {
+		h.fail(w, http.StatusBadRequest, err)
+		return
 	}
 	rooms := h.source.Rooms(limit, order)
 	if rooms == nil {
 		rooms = []RoomStatus{}
 	}
 	h.answer(w, http.StatusOK, rooms)
+}
+
+func limitOf(query url.Values, otherwise, most int) (int, error) {
+	s := query.Get("limit")
+	if s == "" {
+		return otherwise, nil
+	}
+	limit, err := strconv.Atoi(s)
+	if err != nil || limit < 1 || limit > most {
+		return 0, fmt.Errorf("limit %q: use 1 to %d", s, most)
+	}
+	return limit, nil
+}
+
+func (h *handler) drift(w http.ResponseWriter, r *http.Request) {
+	limit, err := limitOf(r.URL.Query(), defaultDrift, maxDrift)
+	if err != nil {
+		h.fail(w, http.StatusBadRequest, err)
+		return
+	}
+	h.answer(w, http.StatusOK, h.source.Drift(limit))
 }
 
 func (h *handler) room(w http.ResponseWriter, r *http.Request) {

@@ -46,6 +46,8 @@ func (f *fakeNode) Rooms(limit int, order string) []RoomStatus {
 	return []RoomStatus{{Room: fmt.Sprintf("limit %d order %q", limit, order)}}
 }
 
+func (f *fakeNode) Drift(limit int) Drift { return Drift{Node: "n1", ObjectiveMs: float64(limit)} }
+
 func (f *fakeNode) Transfer(ctx context.Context, partition int, to string) error {
 	if _, bounded := ctx.Deadline(); !bounded {
 		return errors.New("the context has no deadline")
@@ -101,6 +103,9 @@ func TestEndpoints(t *testing.T) {
 		{"most rooms", "GET", "/v1/rooms?limit=100000", 200, `limit 100000`},
 		{"too many rooms", "GET", "/v1/rooms?limit=100001", 400, `{"error":"limit \"100001\"`},
 		{"too few rooms", "GET", "/v1/rooms?limit=0", 400, `{"error":"limit \"0\"`},
+		{"drift", "GET", "/v1/drift", 200, `{"node":"n1","objective_ms":10,`},
+		{"more drift", "GET", "/v1/drift?limit=1000", 200, `"objective_ms":1000,`},
+		{"too much drift", "GET", "/v1/drift?limit=1001", 400, `{"error":"limit \"1001\"`},
 		{"a room", "GET", "/v1/room?name=a+%26+b", 200, `{"room":"a \u0026 b","first":1,"last":5,`},
 		{"a bad room name", "GET", "/v1/room", 400, `{"error":"room name is empty"}`},
 		{"transfer", "POST", "/v1/partitions/1/transfer?to=n2", 200, `{"partition":1,"leader":"n2"}`},

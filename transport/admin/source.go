@@ -20,6 +20,8 @@ type Source interface {
 	// Rooms returns at most limit rooms: by name, or with order "drift",
 	// "rate" or "subscribers" those with the most first.
 	Rooms(limit int, order string) []RoomStatus
+	// Drift tells how late messages are, with at most limit rooms and cursors.
+	Drift(limit int) Drift
 	// Transfer hands leadership of a partition to a node and returns once
 	// that node leads. Errors: *NotLeaderError, one that wraps ErrNotFound,
 	// ctx's.
@@ -109,4 +111,68 @@ type Transferred struct {
 type Failure struct {
 	Error  string `json:"error"`
 	Leader string `json:"leader,omitempty"` // whom to ask instead
+}
+
+// Drift is how late messages are on this node. Rooms and Cursors are the worst
+// first; all times are milliseconds.
+type Drift struct {
+	Node          string           `json:"node"`
+	ObjectiveMs   float64          `json:"objective_ms"`    // for the p99 of each partition
+	OffsetErrorMs float64          `json:"offset_error_ms"` // ages of messages of other nodes' partitions may be off by so much
+	Partitions    []PartitionDrift `json:"partitions"`
+	Rooms         []RoomDrift      `json:"rooms"`
+	Cursors       []CursorDrift    `json:"cursors"`
+}
+
+// PartitionDrift is one replica. P50Ms and P99Ms are of the ages of messages
+// when handed to connections here or, on the leader, from received to applied,
+// whichever is worse, over the last 5 to 10 s.
+type PartitionDrift struct {
+	Partition      int         `json:"partition"`
+	Leader         string      `json:"leader"` // "" while unknown
+	Leading        bool        `json:"leading"`
+	InObjective    bool        `json:"in_objective"`
+	Cause          string      `json:"cause"` // a stage, "leader" for one of the leader's, "" in the objective
+	P50Ms          float64     `json:"p50_ms"`
+	P99Ms          float64     `json:"p99_ms"`
+	MessagesPerS   float64     `json:"messages_per_s"`
+	DeliveriesPerS float64     `json:"deliveries_per_s"`
+	Subscribers    int         `json:"subscribers"`
+	BacklogMs      float64     `json:"backlog_ms"` // age of the oldest message that a cursor lacks
+	Stages         StagesDrift `json:"stages"`
+}
+
+// StagesDrift are a message's stages; package partition says where each begins.
+// Receive, Propose and Commit are measured on the leader alone.
+type StagesDrift struct {
+	Receive StageDrift `json:"receive"`
+	Propose StageDrift `json:"propose"`
+	Append  StageDrift `json:"append"`
+	Commit  StageDrift `json:"commit"`
+	Apply   StageDrift `json:"apply"`
+	Write   StageDrift `json:"write"`
+}
+
+// StageDrift is how long messages took in a stage, over the last 5 to 10 s.
+type StageDrift struct {
+	P50Ms float64 `json:"p50_ms"`
+	P99Ms float64 `json:"p99_ms"`
+	MaxMs float64 `json:"max_ms"`
+	Count uint64  `json:"count"` // messages
+}
+
+// RoomDrift is a room with subscribers here.
+type RoomDrift struct {
+	RoomStatus
+	BacklogMs float64 `json:"backlog_ms"`
+}
+
+// CursorDrift is a subscriber that lacks messages.
+type CursorDrift struct {
+	Client    string  `json:"client"` // its address
+	Room      string  `json:"room"`
+	Partition int     `json:"partition"`
+	Next      uint64  `json:"next"`   // the first seq that it lacks
+	Behind    uint64  `json:"behind"` // messages
+	AgeMs     float64 `json:"age_ms"` // of the oldest of them
 }

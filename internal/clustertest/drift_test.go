@@ -1,0 +1,75 @@
+package clustertest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/roomlog/roomlog/client"
+	"github.com/roomlog/roomlog/transport/admin"
+)
+
+// listen subscribes to room at a node, from its start, until the test ends, and
+// returns once it has had message seq.
+func (c *Cluster) listen(node, room string, seq uint64) {
+	c.tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cl, had, done := c.Client("", node), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for m, err := range cl.Subscribe(ctx, room, client.FromStart()) {
+			if err == nil && m.Seq == seq {
+				close(had)
+			}
+		}
+	}()
+	c.tb.Cleanup(func() { cancel(); <-done })
+	<-had
+}
+
+// TestDrift: every stage of every message is counted where it happens.
+func TestDrift(t *testing.T) {
+	c := Start(t, 3, 1, nil)
+	leader := c.Leader("lobby")
+	p := &Publisher{Name: "p", Client: c.Client("p"), History: &c.History}
+	c.must(p.Send("lobby", 10))
+	c.must(p.Wait())
+	for _, node := range c.Names() {
+		c.listen(node, "lobby", 1) // there before the reader, as a rule: history
+		c.listen(node, "lobby", 1)
+	}
+	const n = 100
+	for range n {
+		c.must(p.Send("lobby", 10))
+	}
+	c.must(p.Wait())
+	for _, node := range c.Names() {
+		var d admin.Drift
+		var got admin.PartitionDrift
+		c.Until("all is delivered and counted", func() bool {
+			d = c.Node(node).Drift(10)
+			got = d.Partitions[0]
+			return got.Stages.Write.Count >= 2*n && got.Stages.Apply.Count > n
+		})
+		if d.Node != node || d.ObjectiveMs != 100 || got.Leader != leader || got.Leading != (node == leader) || got.Subscribers != 2 {
+			t.Errorf("%s: %+v", node, d)
+		}
+		if !got.InObjective || got.Cause != "" || got.P99Ms <= 0 || got.P99Ms < got.P50Ms {
+			t.Errorf("%s: %+v", node, got)
+		}
+		s := got.Stages
+		if s.Write.Count > 2*n+2 || s.Append.Count < n || s.Append.MaxMs <= 0 || s.Apply.MaxMs <= 0 {
+			t.Errorf("%s: %+v", node, s)
+		}
+		for _, stage := range []admin.StageDrift{s.Receive, s.Propose, s.Commit} {
+			if node == leader && stage.Count < n || node != leader && stage.Count != 0 {
+				t.Errorf("%s, leading %v: %+v", node, node == leader, s)
+			}
+		}
+		if len(d.Rooms) != 1 || d.Rooms[0].Room != "lobby" || d.Rooms[0].Subscribers != 2 || d.Rooms[0].Last != n+1 || d.Rooms[0].Drift <= 0 {
+			t.Errorf("%s: %+v", node, d.Rooms)
+		}
+		if node != leader && d.OffsetErrorMs <= 0 || node == leader && d.OffsetErrorMs != 0 {
+			t.Errorf("%s: the error of the clock's offset is %v", node, d.OffsetErrorMs)
+		}
+	}
+}
