@@ -11,15 +11,24 @@ import (
 // emit prints v as one line of JSON, or calls text, as --output says. It
 // returns the first error of writing.
 func (a *app) emit(v any, text func(w io.Writer)) error {
-	w := &firstError{w: a.stdout}
 	if a.output == "json" {
-		enc := json.NewEncoder(w)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(v); err != nil && w.err == nil {
-			return fmt.Errorf("encode output: %w", err)
-		}
-	} else {
-		text(w)
+		return a.emitJSON(v)
+	}
+	w := &firstError{w: a.stdout}
+	text(w)
+	if w.err != nil {
+		return fmt.Errorf("write output: %w", w.err)
+	}
+	return nil
+}
+
+// emitJSON prints v as one line of JSON, whatever --output says.
+func (a *app) emitJSON(v any) error {
+	w := &firstError{w: a.stdout}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil && w.err == nil {
+		return fmt.Errorf("encode output: %w", err)
 	}
 	if w.err != nil {
 		return fmt.Errorf("write output: %w", w.err)

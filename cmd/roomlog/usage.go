@@ -18,6 +18,7 @@ func flagError(_ *cobra.Command, err error) error {
 	why := map[string]string{
 		"uint64":      "is not a number from 0 on",
 		"int":         "is not a whole number",
+		"float64":     "is not a number",
 		"duration":    "is not a duration such as 500ms, 10s or 5m",
 		"bool":        "is neither true nor false",
 		"stringSlice": "is not a list with commas",

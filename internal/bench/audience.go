@@ -1,0 +1,286 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roomlog/roomlog/client"
+)
+
+// audience is the subscribers of a load. Each follows one room, checks every
+// message, and records how late those were that a round counts.
+type audience struct {
+	clock   clock
+	rooms   []*room
+	clients []*client.Client
+	subs    []*subscriber
+	round   atomic.Pointer[round]
+
+	cancel context.CancelFunc
+	ended  sync.WaitGroup
+	failed chan error // the first one's
+}
+
+// round is what is counted of a load: the messages due within its window. Its
+// mark is the last message of each room; all others of the round come before.
+type round struct {
+	mark     uint32
+	window   window
+	recorder recorder
+
+	arrived atomic.Int64  // subscribers that have seen the mark
+	all     chan struct{} // closed when all have
+
+	delivered atomic.Int64 // messages due in the window
+	inTime    atomic.Int64 // messages that came in the window
+}
+
+// subscriber follows one room. All but seen belongs to its goroutine.
+type subscriber struct {
+	index  int
+	client *client.Client
+	room   *room
+	seen   atomic.Uint64 // messages so far, for whoever waits for them
+
+	mu    sync.Mutex // held while a message is dealt with
+	check checker
+}
+
+func newAudience(rooms []*room) *audience {
+	return &audience{clock: startClock(), rooms: rooms, failed: make(chan error, 1)}
+}
+
+// begin makes r the round that counts.
+func (a *audience) begin(r *round) { a.round.Store(r) }
+
+// dial adds n clients. The i-th connects to the node that at names.
+func (a *audience) dial(ctx context.Context, t *Target, n int, at func(i int) string, tell func(done float64)) error {
+	clients, err := dialMany(ctx, t, n, at, tell)
+	a.clients = append(a.clients, clients...)
+	return err
+}
+
+// dialers is how many handshakes are under way at once: a machine does some two
+// thousand a second, and a server refuses none of so few.
+const dialers = 8
+
+// dialMany dials n clients and returns them in order, or those it has with an
+// error.
+func dialMany(ctx context.Context, t *Target, n int, at func(i int) string, tell func(done float64)) ([]*client.Client, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var (
+		mu      sync.Mutex
+		clients = make([]*client.Client, n)
+		next    int
+		wg      sync.WaitGroup
+	)
+	for range min(dialers, n) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				mu.Lock()
+				i := next
+				next++
+				if i < n {
+					tell(float64(i) / float64(n))
+				}
+				mu.Unlock()
+				if i >= n {
+					return
+				}
+				c, err := t.dial(ctx, at(i))
+				if err != nil {
+					cancel(fmt.Errorf("client %d of %d: %w", i+1, n, err))
+					return
+				}
+				mu.Lock()
+				clients[i] = c
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return slices.DeleteFunc(clients, func(c *client.Client) bool { return c == nil }), context.Cause(ctx)
+}
+
+// follow starts n subscribers. The i-th follows room i mod their number, with
+// the client that by names.
+func (a *audience) follow(ctx context.Context, n int, by func(i int) int) {
+	ctx, a.cancel = context.WithCancel(ctx)
+	for i := range n {
+		a.subs = append(a.subs, &subscriber{index: i, client: a.clients[by(i)], room: a.rooms[i%len(a.rooms)]})
+	}
+	for _, s := range a.subs {
+		a.ended.Go(func() {
+			if err := a.read(ctx, s); err != nil {
+				select {
+				case a.failed <- err:
+				default: // not the first
+				}
+			}
+		})
+	}
+}
+
+func (a *audience) read(ctx context.Context, s *subscriber) error {
+	for m, err := range s.client.Subscribe(ctx, s.room.name, client.After(0)) {
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil // close ends it
+			}
+			return fmt.Errorf("subscriber %d of room %s: %w", s.index, s.room.name, err)
+		}
+		if m.Gap != nil {
+			continue // its messages are missing, and counted so
+		}
+		h, err := parseHeader(m.Payload)
+		if err == nil && int(h.room) != s.room.index {
+			err = fmt.Errorf("a message of room %d", h.room)
+		}
+		if err != nil {
+			return fmt.Errorf("subscriber %d of room %s: %w", s.index, s.room.name, err)
+		}
+		a.take(s, h)
+	}
+	return nil
+}
+
+// take deals with one message.
+func (a *audience) take(s *subscriber, h header) {
+	now := a.clock.now()
+	s.mu.Lock()
+	s.check.see(h.number)
+	s.mu.Unlock()
+	s.seen.Add(1)
+	r := a.round.Load()
+	if h.mark != 0 {
+		if h.mark == r.mark && r.arrived.Add(1) == int64(len(a.subs)) {
+			close(r.all)
+		}
+		return
+	}
+	if r.window.has(now) {
+		r.inTime.Add(1)
+	}
+	if !r.window.has(h.due) {
+		return
+	}
+	r.delivered.Add(1)
+	r.recorder.record(s.index, h.due, now-h.due)
+}
+
+// patience is how long subscribers may get nothing while they still miss
+// something.
+const patience = 15 * time.Second
+
+var errSilence = fmt.Errorf("subscribers wait for messages and have got none for %v", patience)
+
+// await returns when all subscribers have seen the round's mark, or with
+// errSilence when none of them has got anything for patience.
+func (a *audience) await(ctx context.Context, r *round) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	seen, since := a.seen(), time.Now()
+	for {
+		select {
+		case <-r.all:
+			return nil
+		case err := <-a.failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if now := a.seen(); now != seen {
+			seen, since = now, time.Now()
+		} else if time.Since(since) > patience {
+			return errSilence
+		}
+	}
+}
+
+func (a *audience) seen() (n uint64) {
+	for _, s := range a.subs {
+		n += s.seen.Load()
+	}
+	return n
+}
+
+// faults tells what has gone wrong so far, at all subscribers together. All that
+// was published is missed where it has not come.
+func (a *audience) faults() (sum Faults) {
+	for _, s := range a.subs {
+		s.mu.Lock()
+		sum.add(s.check.end(s.room.published))
+		s.mu.Unlock()
+	}
+	return sum
+}
+
+func (a *audience) close() {
+	if a.cancel != nil {
+		a.cancel()
+	}
+	var closing sync.WaitGroup
+	for _, c := range a.clients {
+		closing.Go(func() { c.Close() })
+	}
+	closing.Wait()
+	a.ended.Wait()
+}
+
+// speaker publishes to an audience. It belongs to one goroutine.
+type speaker struct {
+	client  *client.Client
+	clock   clock
+	payload []byte
+	late    recorder // how much later than due messages were handed to the SDK
+}
+
+func newSpeaker(c *client.Client, clock clock, size int) *speaker {
+	return &speaker{client: c, clock: clock, payload: make([]byte, max(size, headerSize))}
+}
+
+// say publishes the room's next message.
+func (s *speaker) say(ctx context.Context, r *room, due time.Duration, mark uint32) error {
+	header{number: r.published, due: due, room: uint32(r.index), mark: mark}.put(s.payload)
+	if _, err := s.client.PublishAsync(ctx, r.name, s.payload); err != nil {
+		return fmt.Errorf("publish to %s: %w", r.name, err)
+	}
+	r.published++
+	return nil
+}
+
+// end publishes the round's mark to every room and waits until all subscribers
+// have seen it, and with it everything before.
+func (s *speaker) end(ctx context.Context, a *audience, r *round) error {
+	for _, room := range a.rooms {
+		if err := s.say(ctx, room, 0, r.mark); err != nil {
+			return err
+		}
+	}
+	if err := s.client.Flush(ctx); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	return a.await(ctx, r)
+}
+
+// play publishes to the rooms in turn, rate messages a second in all from began
+// to the end of the round's window. It returns how many were due within that.
+func (s *speaker) play(ctx context.Context, a *audience, r *round, rate float64, began time.Duration) (due int64, err error) {
+	plan := schedule{rate}
+	from := clock{s.clock.began.Add(began)}
+	err = plan.run(ctx, from, plan.count(r.window.to-began), func(n int, at time.Duration) error {
+		at += began
+		if r.window.has(at) {
+			due++
+			s.late.record(0, at, s.clock.now()-at)
+		}
+		return s.say(ctx, a.rooms[n%len(a.rooms)], at, 0)
+	})
+	return due, err
+}

@@ -1,0 +1,195 @@
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/roomlog/roomlog/client"
+	"github.com/roomlog/roomlog/internal/certs"
+	"github.com/roomlog/roomlog/internal/devcluster"
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// Target is the cluster that is measured.
+type Target struct {
+	kind    string
+	nodes   []client.Node // by name
+	tls     *tls.Config
+	token   string
+	leaders []string // by partition, when the target was made
+	ops     operators
+
+	// Of a fresh cluster.
+	cluster *devcluster.Cluster
+	dir     string
+	procs   string
+}
+
+// startLimit is how long a fresh cluster may take until it is ready.
+const startLimit = time.Minute
+
+// StartTarget starts a cluster of three nodes on this machine in a new directory
+// below dir ("" is the system's place for such), which Close removes. Its
+// partitions' leaders are spread evenly.
+func StartTarget(ctx context.Context, binary, dir string, partitions int) (*Target, error) {
+	dir, err := os.MkdirTemp(dir, "roomlog-bench-")
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{kind: freshServers, dir: dir}
+	if err := t.start(ctx, binary, partitions); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+func (t *Target) start(ctx context.Context, binary string, partitions int) error {
+	layout, err := devcluster.Prepare(devcluster.Options{
+		Dir: t.dir, Nodes: 3, BasePort: devcluster.FreePorts, Partitions: partitions,
+	})
+	if err != nil {
+		return err
+	}
+	ca, err := os.ReadFile(layout.CA)
+	if err != nil {
+		return err
+	}
+	pool, err := certs.Pool(ca)
+	if err != nil {
+		return err
+	}
+	t.tls, t.token = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}, layout.Token
+	for _, n := range layout.Nodes {
+		t.nodes = append(t.nodes, client.Node{Name: n.Name, Listen: n.Listen, HTTP: n.HTTP, Alive: true})
+	}
+	t.ops = operators{token: t.token, nodes: t.nodes}
+	t.procs, _ = devcluster.Procs(len(t.nodes))
+	t.cluster = devcluster.New(devcluster.Config{Layout: layout, Binary: binary})
+	if err := t.cluster.StartAll(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if err := t.cluster.WaitReady(ctx); err != nil {
+		return err
+	}
+	t.leaders, err = t.ops.spread(ctx)
+	return err
+}
+
+// JoinTarget takes a cluster that runs. Its leaders stay where they are, and what
+// its servers use is not known.
+func JoinTarget(ctx context.Context, servers []string, conf *tls.Config, token string) (*Target, error) {
+	c, err := client.Dial(ctx, servers, client.WithTLS(conf), client.WithToken(token))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	t := &Target{kind: runningServers, tls: conf, token: token}
+	if t.nodes, err = c.Nodes(ctx); err != nil {
+		return nil, err
+	}
+	t.nodes = slices.DeleteFunc(t.nodes, func(n client.Node) bool { return !n.Alive || n.Listen == "" })
+	t.ops = operators{token: token, nodes: t.nodes}
+	t.leaders, err = t.ops.settled(ctx)
+	return t, err
+}
+
+// Close stops a fresh cluster and removes its directory.
+func (t *Target) Close() error {
+	if t.dir == "" {
+		return nil
+	}
+	var err error
+	if t.cluster != nil {
+		err = t.cluster.Close()
+	}
+	return errors.Join(err, os.RemoveAll(t.dir))
+}
+
+// Partitions is how many the cluster has.
+func (t *Target) Partitions() int { return len(t.leaders) }
+
+// Local tells whether the servers' CPU time and memory are known.
+func (t *Target) Local() bool { return t.cluster != nil }
+
+// place is where a node stands among the nodes.
+func (t *Target) place(node string) int {
+	return slices.IndexFunc(t.nodes, func(n client.Node) bool { return n.Name == node })
+}
+
+// led counts the partitions that each node leads.
+func (t *Target) led() map[string]int {
+	count := make(map[string]int)
+	for _, n := range t.nodes {
+		count[n.Name] = 0
+	}
+	for _, leader := range t.leaders {
+		count[leader]++
+	}
+	return count
+}
+
+// sumOf adds something up over the processes of all servers.
+func sumOf[N time.Duration | int64](t *Target, of func(pid int) (N, error)) (total N, err error) {
+	for _, n := range t.nodes {
+		pid, ok := t.cluster.PID(n.Name)
+		if !ok {
+			return 0, fmt.Errorf("%s has ended while it was measured", n.Name)
+		}
+		one, err := of(pid)
+		if err != nil {
+			return 0, err
+		}
+		total += one
+	}
+	return total, nil
+}
+
+// dial connects to the cluster, to the node named first if it can be reached.
+func (t *Target) dial(ctx context.Context, first string) (*client.Client, error) {
+	var servers []string
+	for _, n := range t.nodes {
+		if n.Name == first {
+			servers = slices.Insert(servers, 0, n.Listen)
+		} else {
+			servers = append(servers, n.Listen)
+		}
+	}
+	return client.Dial(ctx, servers, client.WithTLS(t.tls), client.WithToken(t.token), client.WithName("bench"))
+}
+
+// room is one that a benchmark uses.
+type room struct {
+	name      string
+	index     int
+	partition int
+	leader    string
+	published uint64 // messages so far; the publisher's
+}
+
+// rooms makes n rooms that nobody has used. They are spread evenly over the
+// partitions, and so over the leaders: chance would make each run another load.
+func (t *Target) rooms(n int) []*room {
+	var run [6]byte
+	rand.Read(run[:]) // never fails
+	rooms := make([]*room, n)
+	try := 0
+	for i := range rooms {
+		r := &room{index: i, partition: i % t.Partitions()}
+		for r.name == "" || wire.PartitionOf(r.name, t.Partitions()) != r.partition {
+			r.name = fmt.Sprintf("bench/%s/%d", hex.EncodeToString(run[:]), try)
+			try++
+		}
+		r.leader = t.leaders[r.partition]
+		rooms[i] = r
+	}
+	return rooms
+}
