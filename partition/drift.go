@@ -188,13 +188,7 @@ func (p *Partition) watchDrift(ctx context.Context) {
 
 func (p *Partition) lookAtDrift(j *judge, now time.Time) {
 	p.ahead.Store(int64(p.leaderAhead()))
-	// What waits longer than from look to look counts as if handed over now:
-	// a connection that takes nothing would otherwise not count at all.
-	p.eachLag(now, func(l lag) {
-		if l.age >= driftLook && l.next >= l.since {
-			l.late(l.age, l.waited, 1, now)
-		}
-	})
+	p.eachLag(now, func(l lag) { l.count(now) })
 	r := p.reading(j.objective, now)
 	switch j.look(&r, now) {
 	case left:
@@ -211,6 +205,20 @@ func (p *Partition) lookAtDrift(j *judge, now time.Time) {
 	s.messages.read(p.messages.Load(), now)
 	s.deliveries.read(p.deliveries.Load(), now)
 	s.cause = j.cause
+}
+
+// count counts what a cursor lacks, at each look: a connection that takes nothing
+// would otherwise not count at all. The oldest message counts with its age, every
+// time; another one once, when it was there at the look before.
+func (l *lag) count(now time.Time) {
+	if l.age >= driftLook && l.next >= l.since {
+		l.late(l.age, l.waited, 1, now)
+		if counted := max(l.next, l.counted); l.looked > counted {
+			l.late(driftLook, min(driftLook, l.waited), int(l.looked-counted), now)
+			l.counted = l.looked
+		}
+	}
+	l.looked = l.last
 }
 
 func (p *Partition) leaderAhead() time.Duration {

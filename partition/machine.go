@@ -91,7 +91,7 @@ type Block struct {
 	Dropped     []uint32
 	Data        []byte
 
-	applied *time.Time // when this replica had done so; nil: read from the log
+	applied *applied // when this replica had done so; nil: read from the log
 }
 
 // Apply takes the entry at index. An error means that the entry was passed

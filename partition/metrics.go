@@ -110,3 +110,25 @@ func (m *Metrics) delivered(messages int) { m.deliveries.Add(float64(messages)) 
 
 // drifted is told once per block: its messages share their age.
 func (m *Metrics) drifted(age time.Duration) { m.drift.Observe(age.Seconds()) }
+
+// exported are the stages' buckets that Metrics' readers get: each a power of
+// two, from 64 µs to 17 s.
+const (
+	firstExported = 8
+	exportedStep  = 4
+	lastExported  = 80
+)
+
+// StageTimes returns how long messages took in a stage since the start: how many
+// there were, all their time, and by duration in seconds how many took no longer.
+func (p *Partition) StageTimes(s Stage) (count uint64, sum time.Duration, upTo map[float64]uint64) {
+	all := p.stages.of[s].whole()
+	upTo = map[float64]uint64{}
+	for i, n := range all.counts {
+		count += n
+		if i >= firstExported && i <= lastExported && (i-firstExported)%exportedStep == 0 {
+			upTo[bounds[i].Seconds()] = count
+		}
+	}
+	return count, all.sum, upTo
+}

@@ -79,7 +79,9 @@ func (j *judge) look(r *reading, now time.Time) verdict {
 		}
 		return nothing
 	}
-	j.good = 0
+	if j.good = 0; !beyond {
+		return nothing
+	}
 	return j.again(j.blame(r))
 }
 

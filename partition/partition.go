@@ -51,6 +51,7 @@ type Partition struct {
 	queue   *queue
 	files   *roomFiles
 	stages  *stages
+	work    workClock // of the machine
 
 	standing standing
 
@@ -161,7 +162,8 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 	results := make([]any, len(entries))
 	var marks []Mark
 	p.mu.Lock()
-	applied := new(time.Time)
+	done := new(applied)
+	p.work.begin()
 	for i, e := range entries {
 		p.slow(Apply)
 		if previous, ok := checkpointBehind(e.Data); ok && previous == p.machine.chunks.last() {
@@ -172,10 +174,10 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 			continue
 		}
 		marks = p.mark(e.Index, marks)
-		results[i] = p.apply(e, applied)
+		results[i] = p.apply(e, done)
 	}
-	*applied = time.Now()
-	p.applied = *applied
+	p.applied = time.Now()
+	*done = p.work.end(p.applied)
 	p.full.Store(p.machine.sessions.kept >= p.machine.keep)
 	p.mu.Unlock()
 	p.measure(results)
@@ -219,16 +221,16 @@ func (p *Partition) slow(s Stage) {
 	}
 }
 
-// apply returns an Outcome or an error, with applied to be set when that is the
+// apply returns an Outcome or an error, with done to be set when that is the
 // case. It needs p.mu.
-func (p *Partition) apply(e raftlog.Entry, applied *time.Time) any {
+func (p *Partition) apply(e raftlog.Entry, done *applied) any {
 	out, err := p.machine.Apply(e.Index, e.Data)
 	if err != nil {
 		return p.passOver(err)
 	}
-	out.passage = passage{e.Times, applied}
+	out.passage = passage{e.Times, done}
 	for i := range out.Blocks {
-		out.Blocks[i].applied = applied
+		out.Blocks[i].applied = done
 	}
 	p.tail.add(out.Blocks)
 	for _, b := range out.Blocks {

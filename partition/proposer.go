@@ -31,8 +31,8 @@ type proposer struct {
 	metrics  *Metrics
 	inflight chan batch // at most maxInflight
 	slots    chan struct{}
-	took     func(time.Duration)  // told how long each entry took
-	written  func() time.Duration // raftlog's Group.Written
+	took     func(time.Duration)     // told how long each entry took
+	loopTime func() raftlog.LoopTime // of the group
 	stages   *stages
 	slow     func(Stage) // Config.Slow
 }
@@ -64,7 +64,7 @@ func newProposer(p *Partition) *proposer {
 		inflight: make(chan batch, maxInflight),
 		slots:    make(chan struct{}, maxInflight),
 		took:     p.entryTook,
-		written:  p.group.Written,
+		loopTime: p.group.LoopTime,
 		stages:   p.stages,
 		slow:     p.slow,
 	}
@@ -133,7 +133,7 @@ func (p *proposer) drop(it item, err error) {
 }
 
 func (p *proposer) start(kind entryKind, pack *packer, messages []message, received time.Time) batch {
-	b := batch{kind: kind, messages: len(messages), departure: departure{received, time.Now(), p.written()}}
+	b := batch{kind: kind, messages: len(messages), departure: departure{received, time.Now(), p.loopTime()}}
 	now := p.now()
 	if kind == kindPublish {
 		var data []byte

@@ -64,7 +64,7 @@ func startFakeLog(queueBytes int64) *fakeLog {
 		ttl:      time.Hour,
 		metrics:  f.metrics,
 		took:     f.entryTook,
-		written:  func() time.Duration { return 0 },
+		loopTime: func() raftlog.LoopTime { return 0 },
 		stages:   newStages(),
 		slow:     func(Stage) {},
 		inflight: make(chan batch, maxInflight),

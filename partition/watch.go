@@ -20,6 +20,9 @@ type Watch struct {
 	cursor    Cursor
 	since     Seq // what came before this was there before the cursor: it has no drift
 	place     int // in room.cursors; guarded by the partition's mutex
+	// Of watchDrift: the room's last at its last look, and up to where it has
+	// counted what the cursor lacks.
+	looked, counted Seq
 }
 
 // watchedRoom lives while a room has subscribers on this node. What is not
@@ -66,7 +69,7 @@ func (w *Watch) Delivered(now time.Time, blocks []Block) {
 		age := max(0, time.Duration(now.UnixNano()-b.Time)+ahead)
 		waited := age
 		if b.applied != nil {
-			waited = now.Sub(*b.applied)
+			waited = b.applied.since(now, &p.work)
 		}
 		w.late(age, waited, n, now)
 		p.metrics.drifted(age)
@@ -109,7 +112,7 @@ func (w *Watch) Leave() {
 // has not been handed, waited how long that one has been applied here.
 type lag struct {
 	*Watch
-	next        Seq
+	next, last  Seq
 	behind      uint64
 	age, waited time.Duration
 }
@@ -152,23 +155,23 @@ func (p *Partition) lagPage(now time.Time, at, cursor int, page []lag) (nextRoom
 
 func (p *Partition) lag(now time.Time, w *Watch, r *room, next Seq) lag {
 	next = max(next, p.machine.first(r))
-	l := lag{Watch: w, next: next}
+	l := lag{Watch: w, next: next, last: r.last}
 	if next > r.last { // the rest is trimmed
 		return l
 	}
-	published, applied := p.timesOf(r, next)
+	published, done := p.timesOf(r, next)
 	l.behind = uint64(r.last + 1 - next)
 	l.age = max(0, time.Duration(now.UnixNano()-published+p.ahead.Load()))
 	l.waited = l.age
-	if applied != nil {
-		l.waited = now.Sub(*applied)
+	if done != nil {
+		l.waited = done.since(now, &p.work)
 	}
 	return l
 }
 
 // timesOf returns when seq, which r holds, was published, or a time soon before,
 // and when it was applied here, if that is still known.
-func (p *Partition) timesOf(r *room, seq Seq) (published int64, applied *time.Time) {
+func (p *Partition) timesOf(r *room, seq Seq) (published int64, done *applied) {
 	if blocks := p.tail.rooms[r.name]; len(blocks) > 0 && seq >= blocks[0].First {
 		b := &blocks[sort.Search(len(blocks), func(i int) bool { return blocks[i].Last >= seq })]
 		return b.Time, b.applied

@@ -32,6 +32,7 @@ func (g *Group) Propose(data []byte) *Proposal {
 	if l := g.leadingNow(); l != nil {
 		p.ended = l.ctx.Done()
 	}
+	g.store.watch.proposed()
 	future := inst.raft.Apply(data, enqueueTimeout)
 	// Raft may leave a future without an answer for ever when it shuts down, so
 	// nobody waits for it but this goroutine.

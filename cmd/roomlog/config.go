@@ -52,6 +52,7 @@ var settings = []struct {
 	{"retention-bytes", "0", "`SIZE` of a partition's messages that are kept (0: all)"},
 	{"retention-messages", "0", "`NUMBER` of a partition's messages that are kept (0: all)"},
 	{"retention-policy", "", "shorter ages for rooms by the beginning of their names: `PREFIX=AGE,...`"},
+	{"drift-objective", "100ms", "`TIME` that 99 of 100 messages shall take at most, from received to handed to subscribers"},
 	{"log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn, error"},
 }
 
@@ -60,6 +61,8 @@ const (
 	minBytes      = wire.MaxPayload // of a queue, a tail, what is kept: one largest message
 
 	minSessionTTL = time.Second // sessions age in steps of a second
+	minObjective  = time.Millisecond
+	maxObjective  = time.Minute
 	minHeartbeat  = 50 * time.Millisecond
 	maxHeartbeat  = 10 * time.Second
 )
@@ -292,6 +295,7 @@ type config struct {
 	token                         string
 	ca, cert, key                 string
 	sessionTTL, heartbeat         time.Duration
+	objective                     time.Duration
 	queueBytes, tailBytes         int64
 	segmentBytes, reserve         int64
 	retention                     node.Retention
@@ -318,6 +322,7 @@ func (v values) config() (config, error) {
 		key:        c.path("key"),
 		sessionTTL: c.duration("session-ttl", minSessionTTL, math.MaxInt64),
 		heartbeat:  c.duration("heartbeat", minHeartbeat, maxHeartbeat),
+		objective:  c.duration("drift-objective", minObjective, maxObjective),
 		queueBytes: c.sizeBetween("queue-bytes", minBytes, unlimited),
 		tailBytes:  c.sizeBetween("tail-bytes", minBytes, unlimited),
 

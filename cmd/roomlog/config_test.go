@@ -81,7 +81,7 @@ func TestDefaults(t *testing.T) {
 		cluster:    map[string]string{"n1": "127.0.0.1:7410"},
 		partitions: 16,
 		ca:         "roomlog-data/ca.pem", cert: "roomlog-data/cert.pem", key: "roomlog-data/key.pem",
-		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond,
+		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond, objective: 100 * time.Millisecond,
 		queueBytes: 16 << 20, tailBytes: 8 << 20, segmentBytes: 64 << 20, reserve: 256 << 20,
 		logLevel: slog.LevelInfo,
 	}
@@ -163,6 +163,11 @@ func TestValidation(t *testing.T) {
 		{"too fast a heartbeat", []string{"--heartbeat", "49ms"}, "use at least 50ms"},
 		{"slowest heartbeat", []string{"--heartbeat", "10s"}, ""},
 		{"too slow a heartbeat", []string{"--heartbeat", "10001ms"}, "use at most 10s"},
+
+		{"strictest objective", []string{"--drift-objective", "1ms"}, ""},
+		{"too strict an objective", []string{"--drift-objective", "999us"}, `drift-objective: "999us" (flag --drift-objective): use at least 1ms`},
+		{"laxest objective", []string{"--drift-objective", "1m"}, ""},
+		{"too lax an objective", []string{"--drift-objective", "60001ms"}, "use at most 1m0s"},
 
 		{"smallest queue", []string{"--queue-bytes", "1048576"}, ""},
 		{"too small a queue", []string{"--queue-bytes", "1023KiB"}, `queue-bytes: "1023KiB" (flag --queue-bytes): use at least 1 MiB`},

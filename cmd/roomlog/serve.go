@@ -132,6 +132,7 @@ func (cfg config) nodeConfig(ca []byte, cert tls.Certificate, logger *slog.Logge
 		QueueBytes: cfg.queueBytes,
 		TailBytes:  cfg.tailBytes,
 		Heartbeat:  cfg.heartbeat,
+		Objective:  cfg.objective,
 
 		SegmentBytes: cfg.segmentBytes,
 		Reserve:      cfg.reserve,

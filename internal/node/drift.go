@@ -2,6 +2,9 @@ package node
 
 import (
 	"cmp"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/roomlog/roomlog/partition"
 	"github.com/roomlog/roomlog/transport/admin"
@@ -56,4 +59,55 @@ func partitionDrift(st partition.DriftStatus) admin.PartitionDrift {
 		Commit: stage(partition.Commit), Apply: stage(partition.Apply), Write: stage(partition.Write),
 	}
 	return out
+}
+
+var (
+	inObjective = partitionDesc("in_objective", "1 while this node's replica keeps the drift objective, 0 while it does not.")
+	backlog     = partitionDesc("backlog_seconds", "Age of the oldest message that a subscription of this node's replica has not been handed.")
+	stageTimes  = prometheus.NewDesc("roomlog_stage_seconds",
+		"How long messages took in each stage, on this node's replica.", []string{"partition", "stage"}, nil)
+	roomDrift = prometheus.NewDesc("roomlog_worst_room_drift_seconds",
+		"p99 age of a room's messages when handed to connections of this node, of the rooms where it is worst.", []string{"room"}, nil)
+	roomSpread = prometheus.NewDesc("roomlog_worst_room_spread_seconds",
+		"p99 minus p50 of these ages, of the same rooms.", []string{"room"}, nil)
+)
+
+// worstRooms is how many rooms metrics name: there can be millions of rooms, and a
+// time series each would be too much for anybody.
+const worstRooms = 10
+
+// driftMetrics reads how late messages are when it is asked for.
+type driftMetrics struct{ node *Node }
+
+func (driftMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{inObjective, backlog, stageTimes, roomDrift, roomSpread} {
+		to <- d
+	}
+}
+
+func (m driftMetrics) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, label string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, label)
+	}
+	var rooms []partition.RoomStatus
+	for _, p := range m.node.partitions {
+		st, worst, _ := p.Drift(worstRooms)
+		rooms = partition.WorstRooms(append(rooms, worst...), worstRooms)
+		label := strconv.Itoa(p.ID())
+		keeps := 0.0
+		if st.InObjective {
+			keeps = 1
+		}
+		gauge(inObjective, keeps, label)
+		gauge(backlog, st.Backlog.Seconds(), label)
+		for s := range partition.Stages {
+			if count, sum, upTo := p.StageTimes(s); count > 0 {
+				to <- prometheus.MustNewConstHistogram(stageTimes, count, sum.Seconds(), upTo, label, s.String())
+			}
+		}
+	}
+	for _, r := range rooms {
+		gauge(roomDrift, r.Drift.Seconds(), r.Room)
+		gauge(roomSpread, r.Spread.Seconds(), r.Room)
+	}
 }

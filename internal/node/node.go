@@ -236,7 +236,7 @@ func (n *Node) serveHTTP(l net.Listener, clients []prometheus.Collector) {
 	registry.MustRegister(n.metrics...)
 	registry.MustRegister(n.network.Collectors()...)
 	registry.MustRegister(n.space.collectors()...)
-	registry.MustRegister(n.marks.mismatches, partitionMetrics{n})
+	registry.MustRegister(n.marks.mismatches, partitionMetrics{n}, driftMetrics{n})
 	n.http = admin.NewServer(admin.New(admin.Config{
 		Source: n, Token: n.cfg.Token, Registry: registry, Logger: n.log,
 	}), n.log)

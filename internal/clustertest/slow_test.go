@@ -1,0 +1,168 @@
+package clustertest
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/roomlog/roomlog/internal/node"
+	"github.com/roomlog/roomlog/partition"
+	"github.com/roomlog/roomlog/raftlog/vfs"
+	"github.com/roomlog/roomlog/transport/admin"
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// slowness slows nodes down, one stage at a time.
+type slowness struct {
+	delay time.Duration
+	stage atomic.Int64             // partition.Stage: of slow's messages; Stages: none
+	disks atomic.Pointer[[]string] // nodes whose disks are slow
+	slow  atomic.Pointer[string]   // a node
+}
+
+func (s *slowness) edit(cfg *node.Config) {
+	name := cfg.Name
+	cfg.Slow = func(_ int, stage partition.Stage) {
+		if slow := s.slow.Load(); slow != nil && *slow == name && int64(stage) == s.stage.Load() {
+			<-time.After(s.delay)
+		}
+	}
+	cfg.FS = slowFS{vfs.OS, func() {
+		if disks := s.disks.Load(); disks != nil && slices.Contains(*disks, name) {
+			<-time.After(s.delay)
+		}
+	}}
+}
+
+// slowFS calls slow before each sync of a file.
+type slowFS struct {
+	vfs.FS
+	slow func()
+}
+
+func (f slowFS) Open(name string) (vfs.File, error) {
+	file, err := f.FS.Open(name)
+	return slowFile{file, f.slow}, err
+}
+
+func (f slowFS) Create(name string) (vfs.File, error) {
+	file, err := f.FS.Create(name)
+	return slowFile{file, f.slow}, err
+}
+
+type slowFile struct {
+	vfs.File
+	slow func()
+}
+
+func (f slowFile) Sync() error {
+	f.slow()
+	return f.File.Sync()
+}
+
+// driftLog keeps the causes that nodes name.
+type driftLog struct {
+	mu     sync.Mutex
+	causes map[string][]string // by node
+}
+
+// of returns a logger for a node.
+func (l *driftLog) of(node string) *slog.Logger {
+	return slog.New(&driftLogOf{Handler: logger(node).Handler(), log: l, node: node})
+}
+
+type driftLogOf struct {
+	slog.Handler
+	log  *driftLog
+	node string
+}
+
+func (h *driftLogOf) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *driftLogOf) WithAttrs(a []slog.Attr) slog.Handler {
+	return &driftLogOf{h.Handler.WithAttrs(a), h.log, h.node}
+}
+
+func (h *driftLogOf) Handle(ctx context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "cause" && r.Level == slog.LevelWarn {
+			h.log.mu.Lock()
+			defer h.log.mu.Unlock()
+			h.log.causes[h.node] = append(h.log.causes[h.node], a.Value.String())
+		}
+		return true
+	})
+	if h.Handler.Enabled(ctx, r.Level) {
+		return h.Handler.Handle(ctx, r)
+	}
+	return nil
+}
+
+func (l *driftLog) named(node string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.causes[node])
+}
+
+// TestSlowStage slows one stage of a room's messages down, and that one is named:
+// by the leader's log and by what it serves to operators. Before that all is well.
+func TestSlowStage(t *testing.T) {
+	for stage := range partition.Stages {
+		t.Run(stage.String(), func(t *testing.T) {
+			t.Parallel()
+			slow, log := &slowness{delay: 150 * time.Millisecond}, &driftLog{causes: map[string][]string{}}
+			slow.stage.Store(int64(partition.Stages))
+			c := Start(t, 3, 1, func(cfg *node.Config) {
+				slow.edit(cfg)
+				cfg.Logger = log.of(cfg.Name)
+			})
+			leader := c.Leader("lobby")
+			p := &Publisher{Name: "p", Client: c.Client("p"), History: &c.History, Size: 200}
+			c.must(p.Send("lobby", 0))
+			c.must(p.Wait())
+			c.listen(leader, "lobby", 1)
+			p.Stream(5*time.Millisecond, "lobby")
+			defer p.Halt()
+			drift := func() admin.PartitionDrift { return c.Node(leader).Drift(10).Partitions[0] }
+			c.Until("the objective was judged", func() bool { return drift().MessagesPerS > 0 })
+			if d := drift(); !d.InObjective || len(log.named(leader)) > 0 {
+				t.Fatalf("before: %+v, named %v", d, log.named(leader))
+			}
+
+			switch stage {
+			case partition.Append:
+				slow.disks.Store(&[]string{leader})
+			case partition.Commit:
+				others := slices.DeleteFunc(slices.Clone(c.Names()), func(n string) bool { return n == leader })
+				slow.disks.Store(&others)
+			case partition.Write:
+				c.readSlowly(leader, "lobby")
+			default:
+				slow.slow.Store(&leader)
+				slow.stage.Store(int64(stage))
+			}
+			c.Until("a cause is named", func() bool { return !drift().InObjective })
+			if got := drift().Cause; got != stage.String() || c.Leader("lobby") != leader {
+				t.Errorf("the cause is %q, %s leads: %+v", got, c.Leader("lobby"), drift())
+			}
+			if got := log.named(leader); !slices.Equal(got, []string{stage.String()}) {
+				t.Errorf("the log names %v: %+v", got, drift())
+			}
+			t.Logf("%+v", drift())
+		})
+	}
+}
+
+// readSlowly subscribes to room at a node, from now, and takes nothing.
+func (c *Cluster) readSlowly(node, room string) {
+	c.tb.Helper()
+	info, err := c.Client("").Room(c.tb.Context(), room)
+	c.must(err)
+	r := c.DialStingy(node)
+	str := r.Open(&wire.Subscribe{Room: room, Next: info.Last + 1})
+	str.Expect(wire.TypeSubscribed)
+}
