@@ -433,7 +433,7 @@ func TestRetain(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(time.Millisecond):
-				r.retain(time.Now())
+				r.retain(time.Now(), false)
 			}
 		}
 	})
@@ -495,22 +495,22 @@ func TestRetain(t *testing.T) {
 	r.open(t)
 	again := newEvents()
 	send(t, r.Attach(sessionID("anna"), again), again, all+1, "lobby")
-	r.retain(time.Now())
+	r.retain(time.Now(), false)
 	r.group.Barrier(ctx)
 	if got := r.Status().Checkpoint; got != before {
 		t.Errorf("a checkpoint at %d, without need", got)
 	}
-	r.retain(time.Now().Add(time.Hour))
+	r.retain(time.Now().Add(time.Hour), true)
 	r.group.Barrier(ctx)
 	until(t, "it is settled", func() bool { return r.Status().Checkpoint > before && !r.writing() })
-	r.retain(time.Now().Add(2 * time.Hour))
+	r.retain(time.Now().Add(2*time.Hour), true)
 	r.group.Barrier(ctx)
 	if first, last := r.Head("lobby"); last != all+1 || first != all+2 {
 		t.Errorf("it holds %d to %d", first, last)
 	}
 	p := r.Partition
 	r.close(t)
-	p.retain(time.Now().Add(9 * time.Hour)) // leads nothing any more
+	p.retain(time.Now().Add(9*time.Hour), true) // leads nothing any more
 }
 
 func (r *replica) writing() bool {

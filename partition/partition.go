@@ -292,7 +292,9 @@ func (p *Partition) tick(ctx context.Context) {
 		select {
 		case <-every.C:
 			p.expire()
-			p.retain(time.Now())
+			if now := time.Now(); p.group.Leading() {
+				p.retain(now, p.clock.steady(now))
+			}
 			p.checkStale()
 			p.wakeLoose()
 		case <-ctx.Done():

@@ -150,8 +150,9 @@ func (c *steadyClock) steady(now time.Time) bool {
 }
 
 // retain proposes what retention asks for, if this node leads: a checkpoint if
-// the open chunk is full, a trim if closed ones may go.
-func (p *Partition) retain(now time.Time) {
+// the open chunk is full, a trim if closed ones may go. By age nothing goes
+// unless the clock is steady.
+func (p *Partition) retain(now time.Time, steady bool) {
 	if !p.group.Leading() {
 		return
 	}
@@ -163,7 +164,7 @@ func (p *Partition) retain(now time.Time) {
 		p.group.Propose(encodeCheckpoint(now.UnixNano(), c.last()))
 	}
 	r := p.cfg.Retention
-	if !p.clock.steady(now) {
+	if !steady {
 		r.Age, r.Policies = 0, nil
 	}
 	if floor, prefixes, news := r.floors(&c, now.UnixNano()); news {
