@@ -97,6 +97,11 @@ type decoder struct {
 }
 
 func (d *decoder) number() uint64 {
+	if len(d.rest) > 0 && d.rest[0] < 0x80 {
+		v := d.rest[0]
+		d.rest = d.rest[1:]
+		return uint64(v)
+	}
 	v, n := binary.Uvarint(d.rest)
 	if n <= 0 {
 		d.rest, d.bad = nil, true
@@ -352,164 +357,5 @@ func encodeTrim(now int64, floor raftlog.Index, prefixes []prefixFloor) []byte {
 	for _, p := range prefixes {
 		dst = binary.AppendUvarint(appendText(dst, p.prefix), uint64(p.index))
 	}
-	return dst
-}
-
-// message is one publish on its way into an entry.
-type message struct {
-	from    *Publisher
-	counter Counter
-	floor   Counter
-	name    []byte
-	room    []byte
-	payload []byte
-}
-
-// packer builds publish entries. It keeps its scratch memory between entries
-// and belongs to one goroutine.
-type packer struct {
-	sessionOf map[*Publisher]int
-	sessions  []sessionRef
-	lowest    []Counter // per session the lowest counter in the entry
-	blockOf   map[string]int
-	blocks    []packedBlock
-	runs      []run
-	links     []int // per message the next one of its block, -1 at the end
-	places    []int // per message its name's place in the block's table
-}
-
-type packedBlock struct {
-	first, last int // messages
-	count       int
-	names       [][]byte
-	size        int
-}
-
-// pack encodes messages, which are in the order of arrival. The sessions in
-// the entry stand in the order in which their publishers first appear.
-func (p *packer) pack(now int64, messages []message) (data []byte, publishers []*Publisher) {
-	p.group(messages)
-	size := 64 + len(p.sessions)*26 + len(p.runs)*16
-	for _, b := range p.blocks {
-		size += b.size
-	}
-	dst := appendHead(make([]byte, 0, size), kindPublish, now)
-	dst = binary.AppendUvarint(dst, uint64(len(p.sessions)))
-	for _, s := range p.sessions {
-		dst = append(dst, s.id[:]...)
-		dst = binary.AppendUvarint(dst, uint64(s.floor))
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(p.runs)))
-	for _, r := range p.runs {
-		dst = binary.AppendUvarint(dst, uint64(r.session))
-		dst = binary.AppendUvarint(dst, uint64(r.block))
-		dst = binary.AppendUvarint(dst, uint64(r.counter))
-		dst = binary.AppendUvarint(dst, uint64(r.count))
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(p.blocks)))
-	for i := range p.blocks {
-		dst = p.appendBlock(dst, &p.blocks[i], messages)
-	}
-	publishers = make([]*Publisher, len(p.sessions))
-	for pub, i := range p.sessionOf {
-		publishers[i] = pub
-	}
-	return dst, publishers
-}
-
-// group finds the entry's sessions, blocks and runs.
-func (p *packer) group(messages []message) {
-	if p.sessionOf == nil {
-		p.sessionOf, p.blockOf = map[*Publisher]int{}, map[string]int{}
-	}
-	clear(p.sessionOf)
-	clear(p.blockOf)
-	p.sessions, p.blocks, p.runs = p.sessions[:0], p.blocks[:0], p.runs[:0]
-	p.links, p.places, p.lowest = p.links[:0], p.places[:0], p.lowest[:0]
-	for i := range messages {
-		m := &messages[i]
-		s, ok := p.sessionOf[m.from]
-		if !ok {
-			s = len(p.sessions)
-			p.sessionOf[m.from] = s
-			p.sessions = append(p.sessions, sessionRef{id: m.from.session})
-			p.lowest = append(p.lowest, m.counter)
-		}
-		p.sessions[s].floor = max(p.sessions[s].floor, m.floor)
-		p.lowest[s] = min(p.lowest[s], m.counter)
-		b, ok := p.blockOf[string(m.room)]
-		if !ok {
-			b = len(p.blocks)
-			p.blockOf[string(m.room)] = b
-			p.blocks = append(p.blocks, packedBlock{first: i, last: -1, size: len(m.room) + 32})
-		}
-		p.addToBlock(&p.blocks[b], i, m)
-		if n := len(p.runs); n > 0 && p.runs[n-1].session == s && p.runs[n-1].block == b &&
-			p.runs[n-1].counter+Counter(p.runs[n-1].count) == m.counter {
-			p.runs[n-1].count++
-		} else {
-			p.runs = append(p.runs, run{s, b, m.counter, 1})
-		}
-	}
-	// The floor holds for the whole entry: it must not pass a retry that stands
-	// before the message that told it.
-	for i, counter := range p.lowest {
-		p.sessions[i].floor = min(p.sessions[i].floor, counter)
-	}
-}
-
-// forget lets go of the last entry's messages and publishers.
-func (p *packer) forget() {
-	clear(p.sessionOf)
-	clear(p.blockOf)
-	clear(p.blocks)
-}
-
-func (p *packer) addToBlock(b *packedBlock, i int, m *message) {
-	p.links = append(p.links, -1)
-	if b.last >= 0 {
-		p.links[b.last] = i
-	}
-	b.last = i
-	b.count++
-	b.size += len(m.payload) + 8
-	p.places = append(p.places, b.place(m.name))
-}
-
-// nameSearch bounds how far back in a block's table a name is looked for; with
-// more publishers than that taking turns, a name may stand there twice.
-const nameSearch = 16
-
-// place returns a name's place in the block's table, after adding it if need be.
-func (b *packedBlock) place(name []byte) int {
-	for i := len(b.names) - 1; i >= max(0, len(b.names)-nameSearch); i-- {
-		if string(b.names[i]) == string(name) {
-			return i
-		}
-	}
-	b.names = append(b.names, name)
-	b.size += len(name) + 2
-	return len(b.names) - 1
-}
-
-func (p *packer) appendBlock(dst []byte, b *packedBlock, messages []message) []byte {
-	dst = appendText(dst, messages[b.first].room)
-	// The block's length goes before it: leave room for three bytes (2 MiB) and
-	// write the number padded to them, which a uvarint allows.
-	at := len(dst)
-	dst = append(dst, 0x80, 0x80, 0)
-	dst = binary.AppendUvarint(dst, uint64(b.count))
-	dst = binary.AppendUvarint(dst, uint64(len(b.names)))
-	for _, name := range b.names {
-		dst = appendText(dst, name)
-	}
-	for i := b.first; i >= 0; i = p.links[i] {
-		dst = binary.AppendUvarint(dst, uint64(p.places[i]))
-		dst = appendText(dst, messages[i].payload)
-	}
-	n := len(dst) - at - 3
-	dst[at] |= byte(n & 0x7f)
-	dst[at+1] |= byte(n >> 7 & 0x7f)
-	dst[at+2] = byte(n >> 14)
 	return dst
 }

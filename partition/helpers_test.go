@@ -44,22 +44,22 @@ func packed(now int64, all ...sent) []byte {
 	return data
 }
 
-func messagesOf(all []sent) []message {
+func messagesOf(all []sent) []item {
 	type life struct {
 		session string
 		n       int
 	}
 	publishers := map[life]*Publisher{}
-	var messages []message
+	var messages []item
 	for _, s := range all {
 		key := life{s.session, s.life}
 		if publishers[key] == nil {
 			publishers[key] = &Publisher{session: sessionID(s.session)}
 		}
-		messages = append(messages, message{
-			from: publishers[key], counter: s.counter, floor: max(s.floor, 1),
-			name: []byte(s.name), room: []byte(s.room), payload: []byte(s.payload),
-		})
+		messages = append(messages, item{kind: kindPublish, bundle: bundle{
+			from: publishers[key], counter: s.counter, count: 1, floor: max(s.floor, 1),
+			name: []byte(s.name), room: []byte(s.room), records: appendBlockRecord(nil, []byte(s.payload)),
+		}})
 	}
 	return messages
 }

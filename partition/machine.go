@@ -3,6 +3,7 @@ package partition
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -241,6 +242,10 @@ func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
 			m.sessions.touch(s, m.clock)
 			m.sessions.forget(s, ref.floor)
 		}
+		if m.expects(s, r) {
+			out.add(m.numberAll(s, r, e.time, &m.state[r.block]))
+			continue
+		}
 		for i := range r.count {
 			a := m.number(s, r.counter+Counter(i), e.time, &m.state[r.block])
 			a.Session = r.session
@@ -254,6 +259,32 @@ func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
 	return out
 }
 
+// expects tells whether a run is nothing but the session's next publishes, for
+// all of which there is room: the ordinary case.
+func (m *Machine) expects(s *session, r run) bool {
+	return s != nil && r.counter == s.last+1 && r.count <= m.window-len(s.answers) && r.count <= m.keep-m.sessions.kept
+}
+
+// numberAll does for a run that is expected what number does for each of it.
+func (m *Machine) numberAll(s *session, r run, now int64, n *numbering) Answer {
+	a := Answer{Session: r.session, Counter: r.counter, Count: r.count}
+	s.answers = slices.Grow(s.answers, r.count)
+	for i := range r.count {
+		var payload []byte
+		payload, n.records = nextPayload(n.records)
+		seq, at := n.give(now)
+		if i == 0 {
+			a.Seq, a.Time = seq, at
+		}
+		m.sessions.keep(s, answer{seq: seq, time: at, hash: hashOf(payload, n.roomHash)})
+	}
+	n.record += r.count
+	return a
+}
+
+// hashOf is what a retry is known by.
+func hashOf(payload []byte, roomHash uint64) uint64 { return xxhash.Sum64(payload)*31 + roomHash }
+
 // number decides about one publish of an entry that was proposed at time now.
 func (m *Machine) number(s *session, c Counter, now int64, n *numbering) Answer {
 	payload, rest := nextPayload(n.records)
@@ -261,7 +292,7 @@ func (m *Machine) number(s *session, c Counter, now int64, n *numbering) Answer 
 	pos := uint32(n.record)
 	n.record++
 	a := Answer{Counter: c, Count: 1}
-	hash := xxhash.Sum64(payload)*31 + n.roomHash
+	hash := hashOf(payload, n.roomHash)
 	switch {
 	case s == nil:
 		a.Err = ErrSessionExpired

@@ -89,7 +89,8 @@ func (m *Metrics) answered(err error) {
 	m.outcomes.WithLabelValues(outcome).Inc()
 }
 
-func (m *Metrics) refused(err error) {
+// refused counts publishes, or the opening of a session.
+func (m *Metrics) refused(err error, n int) {
 	reason := "unavailable"
 	switch {
 	case errors.Is(err, ErrOverloaded):
@@ -97,7 +98,7 @@ func (m *Metrics) refused(err error) {
 	case errors.Is(err, ErrNotLeader):
 		reason = "not_leader"
 	}
-	m.refusals.WithLabelValues(reason).Inc()
+	m.refusals.WithLabelValues(reason).Add(float64(n))
 }
 
 func (m *Metrics) checkpointed(took time.Duration) { m.checkpoints.Observe(took.Seconds()) }

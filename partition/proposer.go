@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/roomlog/roomlog/raftlog"
@@ -49,7 +50,7 @@ type batch struct {
 	departure               // proposed now
 	messages   int          // those in it
 	publishers []*Publisher // as in the entry's session table
-	items      []int        // per publisher how many of its items are in the entry
+	items      []int        // per publisher how many of its publishes are in the entry
 	first      []Counter    // per publisher the lowest counter among them
 }
 
@@ -80,7 +81,6 @@ func (p *proposer) run(ctx context.Context) {
 	}()
 	var pack packer
 	var items []item
-	var messages []message
 	for {
 		select {
 		case p.slots <- struct{}{}: // given back by answer
@@ -92,33 +92,33 @@ func (p *proposer) run(ctx context.Context) {
 		if items, err = p.queue.take(ctx, maxEntryBytes, items[:0]); err != nil {
 			return
 		}
-		messages = p.alive(items, messages[:0])
-		if len(messages) == 0 {
+		received := epoch.Add(items[0].came)
+		alive := p.alive(items)
+		if len(alive) == 0 {
 			<-p.slots
 		} else {
-			p.inflight <- p.start(items[0].kind, &pack, messages, epoch.Add(items[0].came))
+			p.inflight <- p.start(&pack, alive, received)
 		}
 		clear(items) // keep nothing alive while there is nothing to do
-		clear(messages)
 	}
 }
 
-// alive picks the messages that are to be proposed and answers the others:
-// those behind one that was refused meanwhile, and all if this node does not
-// lead.
-func (p *proposer) alive(items []item, messages []message) []message {
+// alive keeps the items that are to be proposed and answers the others: those
+// behind one that was refused meanwhile, and all if this node does not lead.
+func (p *proposer) alive(items []item) []item {
 	leading := p.leading()
+	alive := items[:0]
 	for _, it := range items {
 		switch {
 		case !leading:
 			p.drop(it, ErrNotLeader)
 		case it.kind != kindClose && it.from.refused(it.counter):
-			it.from.answered(1, nil, nil)
+			it.from.answered(it.answers(), nil, nil)
 		default:
-			messages = append(messages, it.message)
+			alive = append(alive, it)
 		}
 	}
-	return messages
+	return alive
 }
 
 // drop answers an item that was not proposed.
@@ -128,34 +128,35 @@ func (p *proposer) drop(it item, err error) {
 		return
 	}
 	r := refusalFor(it.counter, err)
-	it.from.answered(1, nil, &r)
-	p.metrics.refused(err)
+	it.from.answered(it.answers(), nil, &r)
+	p.metrics.refused(err, it.answers())
 }
 
-func (p *proposer) start(kind entryKind, pack *packer, messages []message, received time.Time) batch {
-	b := batch{kind: kind, messages: len(messages), departure: departure{received, time.Now(), p.loopTime()}}
+// answers is how many answers its Publisher waits for.
+func (it *item) answers() int { return max(it.count, 1) }
+
+// start proposes items, all of one kind, the oldest of which came at received.
+func (p *proposer) start(pack *packer, items []item, received time.Time) batch {
+	b := batch{kind: items[0].kind, departure: departure{received, time.Now(), p.loopTime()}}
+	for i := range items {
+		b.messages += items[i].answers()
+	}
 	now := p.now()
-	if kind == kindPublish {
+	if b.kind == kindPublish {
 		var data []byte
-		data, b.publishers = pack.pack(now, messages)
-		b.items, b.first = make([]int, len(b.publishers)), make([]Counter, len(b.publishers))
-		for i := range messages {
-			s := pack.sessionOf[messages[i].from]
-			if b.items[s]++; b.first[s] == 0 || messages[i].counter < b.first[s] {
-				b.first[s] = messages[i].counter
-			}
-		}
+		data, b.publishers = pack.pack(now, items)
+		b.items, b.first = slices.Clone(pack.counts), slices.Clone(pack.lowest)
 		pack.forget()
 		b.entry = p.propose(data)
-		p.metrics.proposed(len(messages), len(data))
+		p.metrics.proposed(b.messages, len(data))
 		return b
 	}
-	ids := make([]SessionID, len(messages))
-	for i := range messages {
-		ids[i] = messages[i].from.session
-		b.publishers = append(b.publishers, messages[i].from)
+	ids := make([]SessionID, len(items))
+	for i := range items {
+		ids[i] = items[i].from.session
+		b.publishers = append(b.publishers, items[i].from)
 	}
-	if kind == kindOpen {
+	if b.kind == kindOpen {
 		b.entry = p.propose(encodeOpen(now, p.ttl, ids))
 	} else {
 		b.entry = p.propose(encodeClose(now, ids))

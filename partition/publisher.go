@@ -60,19 +60,17 @@ func (p *Partition) Attach(session SessionID, reply Replier) *Publisher {
 }
 
 // Open proposes the session.
-func (pub *Publisher) Open() { pub.push(item{kind: kindOpen, message: message{from: pub}}) }
+func (pub *Publisher) Open() { pub.push(item{kind: kindOpen, bundle: bundle{from: pub}}, nil) }
 
 // Detach proposes to forget the session, if the queue has room, also after a
 // refusal. There is no answer.
-func (pub *Publisher) Detach() { pub.push(item{kind: kindClose, message: message{from: pub}}) }
+func (pub *Publisher) Detach() { pub.push(item{kind: kindClose, bundle: bundle{from: pub}}, nil) }
 
 // Publish queues one message. name, room and payload are copied; room and
 // payload have been checked by the caller. floor is the lowest counter that the
 // client has no answer for.
 func (pub *Publisher) Publish(counter, floor Counter, name, room, payload []byte) {
-	pub.push(item{kind: kindPublish, message: message{
-		from: pub, counter: counter, floor: floor, name: name, room: room, payload: payload,
-	}})
+	pub.push(item{kind: kindPublish, bundle: bundle{from: pub, counter: counter, floor: floor, name: name, room: room}}, payload)
 }
 
 // Refuse refuses counter and all that follow, for a reason of the caller's.
@@ -83,7 +81,7 @@ func (pub *Publisher) Refuse(counter Counter, err error) {
 	pub.settle(0)
 }
 
-func (pub *Publisher) push(it item) {
+func (pub *Publisher) push(it item, payload []byte) {
 	pub.mu.Lock()
 	defer pub.mu.Unlock()
 	if pub.partition == nil || pub.refusal != nil && it.kind != kindClose {
@@ -97,12 +95,12 @@ func (pub *Publisher) push(it item) {
 		return
 	}
 	if pub.partition.diskFull(it) {
-		pub.partition.metrics.refused(diskFullError{})
+		pub.partition.metrics.refused(diskFullError{}, 1)
 		pub.refuse(refusalFor(it.counter, diskFullError{}))
 		pub.settle(0)
 		return
 	}
-	err := pub.partition.queue.push(it)
+	err := pub.partition.queue.push(it, payload)
 	switch {
 	case err == nil:
 		pub.underway++
@@ -111,7 +109,7 @@ func (pub *Publisher) push(it item) {
 	case it.kind == kindClose:
 		return
 	}
-	pub.partition.metrics.refused(err)
+	pub.partition.metrics.refused(err, 1)
 	r := refusalFor(it.counter, err)
 	r.RetryAfter = pub.partition.drainTime()
 	pub.refuse(r)

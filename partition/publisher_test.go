@@ -158,7 +158,7 @@ func TestPublisherRefusal(t *testing.T) {
 }
 
 func TestPublisherQueueFull(t *testing.T) {
-	p := fakePartition(2 * (itemCost + 2))
+	p := fakePartition(itemCost + 1 + 2*3) // two publishes in one item
 	for range 100 {
 		p.entryTook(80 * time.Millisecond)
 	}
@@ -198,7 +198,7 @@ func TestDrainTime(t *testing.T) {
 				p.entryTook(tt.entry)
 			}
 			for range tt.queued {
-				p.queue.push(publishItem(1, string(make([]byte, maxEntryBytes-itemCost-2))))
+				push(p.queue, 1, string(make([]byte, maxEntryBytes-itemCost-6)))
 			}
 			if got := p.drainTime().Round(time.Millisecond); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)

@@ -13,20 +13,25 @@ import (
 	"pgregory.net/rapid"
 )
 
-func publishItem(counter Counter, payload string) item {
-	return item{kind: kindPublish, message: message{counter: counter, name: []byte("n"), room: []byte("r"), payload: []byte(payload)}}
+// push pushes a publish that does not run on from the one before.
+func push(q *queue, counter Counter, payload string) error {
+	return q.push(publishItem(&Publisher{}, counter), []byte(payload))
+}
+
+func publishItem(from *Publisher, counter Counter) item {
+	return item{kind: kindPublish, bundle: bundle{from: from, counter: counter, name: []byte("n"), room: []byte("r")}}
 }
 
 func TestQueueBound(t *testing.T) {
-	const size = 100 + 2 // payload, name, room
+	const size = 100 + 4 // payload with its head, name, room
 	q := newQueue(3 * (size + itemCost))
 	payload := strings.Repeat("x", 100)
 	for i := range 3 {
-		if err := q.push(publishItem(Counter(i), payload)); err != nil {
+		if err := push(q, Counter(i), payload); err != nil {
 			t.Fatalf("push %d: %v", i, err)
 		}
 	}
-	if err := q.push(item{kind: kindOpen}); err != ErrOverloaded {
+	if err := q.push(item{kind: kindOpen}, nil); err != ErrOverloaded {
 		t.Errorf("one more: %v, want %v", err, ErrOverloaded)
 	}
 	if got := q.size(); got != q.max {
@@ -35,10 +40,10 @@ func TestQueueBound(t *testing.T) {
 	if got := q.takeNow(size+entryCost, nil); len(got) != 1 {
 		t.Fatalf("took %d", len(got))
 	}
-	if err := q.push(publishItem(9, payload+"x")); err != ErrOverloaded {
+	if err := push(q, 9, payload+"x"); err != ErrOverloaded {
 		t.Errorf("a byte more than there is room for: %v", err)
 	}
-	if err := q.push(publishItem(9, payload)); err != nil {
+	if err := push(q, 9, payload); err != nil {
 		t.Errorf("as much as there is room for: %v", err)
 	}
 	if n := len(q.takeNow(math.MaxInt, nil)); n != 3 || q.size() != 0 {
@@ -46,14 +51,83 @@ func TestQueueBound(t *testing.T) {
 	}
 }
 
+// TestQueueBundles: what runs on is one item, which costs what its bytes do.
+func TestQueueBundles(t *testing.T) {
+	anna, ben := &Publisher{}, &Publisher{}
+	publish := func(q *queue, from *Publisher, counter Counter, room, name, payload string) error {
+		return q.push(item{kind: kindPublish, bundle: bundle{from: from, counter: counter, floor: counter, room: []byte(room), name: []byte(name)}}, []byte(payload))
+	}
+	half := strings.Repeat("x", maxBundle/2)
+	for _, tt := range []struct {
+		name string
+		push func(*queue)
+		want string
+	}{
+		{"the next counter", func(q *queue) { publish(q, anna, 8, "r", "n", "") }, "7+2"},
+		{"the same counter", func(q *queue) { publish(q, anna, 7, "r", "n", "") }, "7+1 7+1"},
+		{"a counter is left out", func(q *queue) { publish(q, anna, 9, "r", "n", "") }, "7+1 9+1"},
+		{"another room", func(q *queue) { publish(q, anna, 8, "q", "n", "") }, "7+1 8+1"},
+		{"another name", func(q *queue) { publish(q, anna, 8, "r", "m", "") }, "7+1 8+1"},
+		{"another publisher", func(q *queue) { publish(q, ben, 8, "r", "n", "") }, "7+1 8+1"},
+		{"an open between", func(q *queue) {
+			q.push(item{kind: kindOpen, bundle: bundle{from: anna}}, nil)
+			publish(q, anna, 8, "r", "n", "")
+		}, "7+1 0+0 8+1"},
+		{"large ones", func(q *queue) {
+			for c := Counter(8); c < 12; c++ {
+				publish(q, anna, c, "r", "n", half)
+			}
+		}, "7+2 9+1 10+1 11+1"},
+		{"so many", func(q *queue) {
+			for c := range Counter(maxBundle) {
+				publish(q, anna, 8+c, "r", "n", "")
+			}
+		}, "7+8192 8199+8192 16391+1"},
+		{"taken between", func(q *queue) {
+			q.takeNow(math.MaxInt, nil)
+			publish(q, anna, 8, "r", "n", "")
+		}, "8+1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := newQueue(math.MaxInt64)
+			publish(q, anna, 7, "r", "n", "")
+			before := q.size()
+			tt.push(q)
+			text, cost := "", int64(0)
+			for _, it := range q.items {
+				text += fmt.Sprintf(" %d+%d", it.counter, it.count)
+				cost += it.cost()
+				if it.kind == kindPublish && it.floor != it.counter+Counter(it.count)-1 {
+					t.Errorf("floor %d of %d+%d", it.floor, it.counter, it.count)
+				}
+			}
+			if text[1:] != tt.want || q.size() != cost || before != itemCost+4 {
+				t.Errorf("queued%s, want %s; %d bytes, want %d", text, tt.want, q.size(), cost)
+			}
+		})
+	}
+	t.Run("no room for one more", func(t *testing.T) {
+		q := newQueue(itemCost + 2 + 2 + 3)
+		if err := publish(q, anna, 1, "r", "n", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(q, anna, 2, "r", "n", "xx"); err != ErrOverloaded {
+			t.Errorf("a byte too many: %v", err)
+		}
+		if err := publish(q, anna, 2, "r", "n", "x"); err != nil || q.size() != q.max {
+			t.Errorf("as much as there is room for: %v, %d of %d", err, q.size(), q.max)
+		}
+	})
+}
+
 // TestQueueTakesOne: an item larger than the whole queue passes when it is
 // alone, and is taken alone.
 func TestQueueTakesOne(t *testing.T) {
 	q := newQueue(1000)
-	if err := q.push(publishItem(1, strings.Repeat("x", 5000))); err != nil {
+	if err := push(q, 1, strings.Repeat("x", 5000)); err != nil {
 		t.Fatal(err)
 	}
-	if err := q.push(publishItem(2, "")); err != ErrOverloaded {
+	if err := push(q, 2, ""); err != ErrOverloaded {
 		t.Errorf("behind it: %v", err)
 	}
 	if got, err := q.take(t.Context(), 10, nil); err != nil || len(got) != 1 {
@@ -63,7 +137,7 @@ func TestQueueTakesOne(t *testing.T) {
 
 // TestQueueTake: three publishes, two opens, a publish; each take has one kind.
 func TestQueueTake(t *testing.T) {
-	const one = entryCost + 12
+	const one = entryCost + 14
 	for _, tt := range []struct {
 		name string
 		max  int
@@ -79,11 +153,11 @@ func TestQueueTake(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			q := newQueue(math.MaxInt64)
 			for i := range 3 {
-				q.push(publishItem(Counter(i+1), "0123456789"))
+				push(q, Counter(i+1), "0123456789")
 			}
-			q.push(item{kind: kindOpen, message: message{counter: 4}})
-			q.push(item{kind: kindOpen, message: message{counter: 5}})
-			q.push(publishItem(6, "0123456789"))
+			q.push(item{kind: kindOpen, bundle: bundle{counter: 4}}, nil)
+			q.push(item{kind: kindOpen, bundle: bundle{counter: 5}}, nil)
+			push(q, 6, "0123456789")
 			var got []string
 			for range len(strings.Fields(tt.want)) {
 				items, err := q.take(t.Context(), tt.max, nil)
@@ -119,7 +193,7 @@ func TestQueueWaits(t *testing.T) {
 			t.Fatal("take did not wait for an item")
 		default:
 		}
-		q.push(publishItem(7, "x"))
+		push(q, 7, "x")
 		<-done
 		if err != nil || len(got) != 1 || got[0].counter != 7 {
 			t.Errorf("took %+v, %v", got, err)
@@ -130,7 +204,7 @@ func TestQueueWaits(t *testing.T) {
 		if _, err := q.take(ctx, 1000, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("at the end of ctx: %v", err)
 		}
-		q.push(publishItem(8, "x"))
+		push(q, 8, "x")
 		if got, err := q.take(ctx, 1000, nil); err != nil || len(got) != 1 {
 			t.Errorf("what has come before the end of ctx: %+v, %v", got, err)
 		}
@@ -143,7 +217,7 @@ func TestQueueMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(1 << 20)
 		for i := range 5 {
-			q.push(publishItem(Counter(i), "x"))
+			push(q, Counter(i), "x")
 		}
 		for range 5 {
 			if got, err := q.take(t.Context(), 1, nil); err != nil || len(got) != 1 {
@@ -155,12 +229,12 @@ func TestQueueMore(t *testing.T) {
 
 func TestQueueClose(t *testing.T) {
 	q := newQueue(1 << 20)
-	q.push(publishItem(1, "x"))
-	q.push(publishItem(2, "y"))
+	push(q, 1, "x")
+	push(q, 2, "y")
 	if left := q.close(ErrUnavailable); len(left) != 2 || left[1].counter != 2 {
 		t.Errorf("close left %+v", left)
 	}
-	if err := q.push(publishItem(3, "z")); err != ErrUnavailable {
+	if err := push(q, 3, "z"); err != ErrUnavailable {
 		t.Errorf("push to a closed queue: %v", err)
 	}
 	if got := q.takeNow(1000, nil); len(got) != 0 || q.size() != 0 {
@@ -168,53 +242,79 @@ func TestQueueClose(t *testing.T) {
 	}
 }
 
-// TestQueueAny pushes and takes anything; the items come out as they went in,
+// TestQueueAny pushes and takes anything; the publishes come out as they went in,
 // in order, and none changes after it was taken.
 func TestQueueAny(t *testing.T) {
+	type publish struct {
+		from    *Publisher
+		counter Counter
+		name    string
+		room    string
+		payload string
+	}
+	publishers := []*Publisher{{}, {}, {}}
 	rapid.Check(t, func(t *rapid.T) {
 		q := newQueue(rapid.Int64Range(1, 600_000).Draw(t, "max"))
-		var want, taken []item
-		waiting := int64(0)
-		pushed := Counter(0)
-		var left int // of want, not yet taken
+		var want []publish
+		var taken []item
+		next := map[*Publisher]Counter{}
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(t *rapid.T) {
-				pushed++
-				n := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 200_000)).Draw(t, "size")
-				payload := bytes.Repeat([]byte{byte(pushed)}, n)
-				it := item{kind: kindPublish, message: message{counter: pushed, name: []byte(fmt.Sprint("n", pushed)), room: []byte(fmt.Sprint("r", pushed)), payload: payload}}
-				it.kind = rapid.SampledFrom([]entryKind{kindPublish, kindPublish, kindOpen, kindClose}).Draw(t, "kind")
-				cost := int64(it.size()) + itemCost
-				err := q.push(it)
-				if fits := waiting+cost <= q.max || left == 0; fits != (err == nil) {
-					t.Fatalf("push of %d bytes beside %d of %d: %v", cost, waiting, q.max, err)
+				from := rapid.SampledFrom(publishers).Draw(t, "from")
+				p := publish{from, next[from], rapid.SampledFrom([]string{"", "n"}).Draw(t, "name"), rapid.SampledFrom([]string{"r", "room"}).Draw(t, "room"), ""}
+				n := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 200_000)).Draw(t, "size")
+				payload := bytes.Repeat([]byte{byte(len(want))}, n)
+				p.payload = string(payload)
+				if rapid.IntRange(0, 9).Draw(t, "kind") == 0 {
+					q.push(item{kind: kindOpen, bundle: bundle{from: from}}, nil)
+					return
 				}
-				if err == nil {
-					want, waiting, left = append(want, it), waiting+cost, left+1
-					it.payload = bytes.Clone(payload)
-					want[len(want)-1] = it
-					clear(payload) // it is the caller's again
+				empty, before := len(q.items) == 0, q.size()
+				it := item{kind: kindPublish, bundle: bundle{from: from, counter: p.counter, name: []byte(p.name), room: []byte(p.room)}}
+				err := q.push(it, payload)
+				it.records = make([]byte, blockRecordSize(payload))
+				switch after := q.size(); {
+				case err == nil && after > q.max && !empty, err == nil && (after > before+it.cost() || after < before+int64(len(it.records))):
+					t.Fatalf("%d of %d bytes, %d before a push of %d", after, q.max, before, n)
+				case err != nil && (empty || before+it.cost() <= q.max):
+					t.Fatalf("push of %d bytes beside %d of %d: %v", it.cost(), before, q.max, err)
+				case err == nil:
+					want = append(want, p)
+					next[from]++
 				}
+				clear(payload) // it is the caller's again
 			},
 			"take": func(t *rapid.T) {
-				got := q.takeNow(rapid.IntRange(0, 300_000).Draw(t, "max"), nil)
-				if left > 0 && len(got) == 0 {
+				most := rapid.IntRange(0, 300_000).Draw(t, "max")
+				empty := len(q.items) == 0
+				got := q.takeNow(most, nil)
+				if !empty && len(got) == 0 {
 					t.Fatal("took nothing")
 				}
+				size := 0
 				for _, it := range got {
-					waiting -= int64(it.size()) + itemCost
+					size += it.size() + entryCost
 				}
-				left -= len(got)
+				if len(got) > 1 && size > most {
+					t.Fatalf("took %d bytes, not at most %d", size, most)
+				}
 				taken = append(taken, got...)
 			},
 			"": func(t *rapid.T) {
-				if q.size() != waiting {
-					t.Fatalf("size %d, want %d", q.size(), waiting)
+				if (q.size() == 0) != (len(q.items) == 0) {
+					t.Fatalf("%d bytes for %d items", q.size(), len(q.items))
 				}
-				for i, it := range taken {
-					w := want[i]
-					if it.counter != w.counter || it.kind != w.kind || string(it.name) != string(w.name) || string(it.room) != string(w.room) || !bytes.Equal(it.payload, w.payload) {
-						t.Fatalf("item %d came as %d", w.counter, it.counter)
+				i := 0
+				for _, it := range taken {
+					records := it.records
+					for k := range it.count {
+						var payload []byte
+						payload, records = nextPayload(records)
+						w := want[i]
+						if got := (publish{it.from, it.counter + Counter(k), string(it.name), string(it.room), string(payload)}); got != w {
+							t.Fatalf("publish %d came as %d of room %s", w.counter, got.counter, got.room)
+						}
+						i++
 					}
 				}
 			},
@@ -226,16 +326,27 @@ func TestQueueAny(t *testing.T) {
 // nearly full piece of it is not kept.
 func TestQueueMemory(t *testing.T) {
 	q := newQueue(1 << 30)
+	pub, other := &Publisher{}, &Publisher{}
+	items := make([]item, 0, 200)
+	it, its := publishItem(pub, 0), publishItem(other, 0)
 	if n := testing.AllocsPerRun(10, func() {
 		for i := range 100 {
-			q.push(publishItem(Counter(i), ""))
+			it.counter, its.counter = Counter(i), Counter(i)
+			q.push(it, []byte("x"))
+			q.push(its, []byte("y"))
 		}
-		q.takeNow(math.MaxInt, nil)
-	}); n > 2*100+12 { // publishItem makes two
-		t.Errorf("%v allocations for 100 items", n-200)
+		items = q.takeNow(math.MaxInt, items[:0])
+	}); n > 1 {
+		t.Errorf("%v allocations for 200 publishes", n)
 	}
-	q.push(publishItem(1, strings.Repeat("x", arenaSize-100)))
+	push(q, 1, strings.Repeat("x", arenaSize-100))
 	if q.takeNow(math.MaxInt, nil); q.arena != nil || q.items != nil {
 		t.Errorf("%d bytes are kept", cap(q.arena))
+	}
+	for i := range maxSpare + 1 {
+		push(q, Counter(2*i), "")
+	}
+	if q.takeNow(math.MaxInt, nil); q.spare != nil {
+		t.Errorf("room for %d items is kept", cap(q.spare))
 	}
 }

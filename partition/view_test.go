@@ -27,11 +27,11 @@ func fill(t testing.TB, m *Machine, rooms int, now int64) {
 	apply(encodeOpen(now, time.Hour, []SessionID{session}))
 	pub := &Publisher{session: session}
 	const each = 1000
-	messages := make([]message, 0, each)
+	messages := make([]item, 0, each)
 	for i := 0; i < rooms; i += len(messages) {
 		messages = messages[:0]
 		for k := i; k < min(i+each, rooms); k++ {
-			messages = append(messages, message{from: pub, counter: Counter(k) + 1, floor: Counter(i) + 1, room: fmt.Appendf(nil, "room-%07d", k), payload: []byte("x")})
+			messages = append(messages, item{kind: kindPublish, bundle: bundle{from: pub, counter: Counter(k) + 1, count: 1, floor: Counter(i) + 1, room: fmt.Appendf(nil, "room-%07d", k), records: appendBlockRecord(nil, []byte("x"))}})
 		}
 		data, _ := p.pack(now, messages)
 		apply(data)
@@ -161,13 +161,13 @@ func TestIndexBytes(t *testing.T) {
 	session := &Publisher{session: SessionID{1}}
 	m.Apply(1, encodeOpen(1, time.Hour, []SessionID{session.session}))
 	const messages, each = 1_000_000, 64
-	batch := make([]message, each)
-	payload := bytes.Repeat([]byte("x"), 128)
+	batch := make([]item, each)
+	records := appendBlockRecord(nil, bytes.Repeat([]byte("x"), 128))
 	var p packer
 	before := heap()
 	for i := 0; i < messages; i += each {
 		for k := range batch {
-			batch[k] = message{from: session, counter: Counter(i + k + 1), floor: Counter(i + 1), room: []byte("busy"), payload: payload}
+			batch[k] = item{kind: kindPublish, bundle: bundle{from: session, counter: Counter(i + k + 1), count: 1, floor: Counter(i + 1), room: []byte("busy"), records: records}}
 		}
 		data, _ := p.pack(int64(i)*1000, batch)
 		m.Apply(m.index+1, data)
