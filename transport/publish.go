@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -57,7 +58,7 @@ func (c *conn) servePublish(stream *quic.Stream, in *wire.Reader, body []byte) e
 
 func (c *conn) readPublishes(in *wire.Reader, body []byte, out *outbox) error {
 	in.SetMax(wire.MaxPublishFrame)
-	lanes := make([]lane, len(c.server.cfg.Partitions))
+	lanes := &lanes{all: make([]lane, len(c.server.cfg.Partitions))}
 	typ := wire.TypeAttach
 	for {
 		if err := c.publishFrame(lanes, typ, body, out); err != nil {
@@ -70,7 +71,7 @@ func (c *conn) readPublishes(in *wire.Reader, body []byte, out *outbox) error {
 	}
 }
 
-func (c *conn) publishFrame(lanes []lane, typ wire.Type, body []byte, out *outbox) error {
+func (c *conn) publishFrame(lanes *lanes, typ wire.Type, body []byte, out *outbox) error {
 	switch typ {
 	case wire.TypePublish:
 		m, err := wire.ParsePublish(body)
@@ -83,23 +84,44 @@ func (c *conn) publishFrame(lanes []lane, typ wire.Type, body []byte, out *outbo
 		if err != nil {
 			return err
 		}
-		if a.Partition >= uint64(len(lanes)) {
-			return fmt.Errorf("partition %d does not exist, there are %d", a.Partition, len(lanes))
+		if a.Partition >= uint64(len(lanes.all)) {
+			return fmt.Errorf("partition %d does not exist, there are %d", a.Partition, len(lanes.all))
 		}
-		c.attach(&lanes[a.Partition], a, out)
+		c.attach(&lanes.all[a.Partition], a, out)
 		return nil
 	case wire.TypeDetach:
 		d, err := wire.ParseDetach(body)
 		if err != nil {
 			return err
 		}
-		if d.Partition >= uint64(len(lanes)) || lanes[d.Partition].publisher == nil {
+		if d.Partition >= uint64(len(lanes.all)) || lanes.all[d.Partition].publisher == nil {
 			return fmt.Errorf("detach from partition %d without attach", d.Partition)
 		}
-		lanes[d.Partition].publisher.Detach()
+		lanes.all[d.Partition].publisher.Detach()
 		return nil
 	}
 	return fmt.Errorf("%v does not belong on a publish stream", typ)
+}
+
+// lanes are those of a publish stream, by partition. The next publish is often to
+// the room of the last, which need not be looked at again.
+type lanes struct {
+	all  []lane
+	room []byte // the last one
+	last *lane  // that room's
+}
+
+// of returns the lane of room, and what is wrong with room's name.
+func (l *lanes) of(room []byte) (*lane, error) {
+	if l.last != nil && bytes.Equal(room, l.room) {
+		return l.last, nil
+	}
+	of := &l.all[wire.PartitionOf(room, len(l.all))]
+	if bad := wire.CheckRoom(room); bad != nil {
+		return of, bad // it may be long: it is not kept
+	}
+	l.last, l.room = of, append(l.room[:0], room...)
+	return of, nil
 }
 
 // lane is what one publish stream has to do with one partition.
@@ -134,8 +156,9 @@ func (c *conn) attach(l *lane, a wire.Attach, out *outbox) {
 	}
 }
 
-func (c *conn) publish(lanes []lane, m wire.Publish) error {
-	pub := lanes[wire.PartitionOf(m.Room, len(lanes))].publisher
+func (c *conn) publish(lanes *lanes, m wire.Publish) error {
+	lane, bad := lanes.of(m.Room)
+	pub := lane.publisher
 	if pub == nil {
 		return errors.New("publish without attach to the room's partition")
 	}
@@ -146,8 +169,8 @@ func (c *conn) publish(lanes []lane, m wire.Publish) error {
 		return err
 	}
 	counter := partition.Counter(m.Counter)
-	if err := wire.CheckRoom(m.Room); err != nil {
-		pub.Refuse(counter, badRoomError{err})
+	if bad != nil {
+		pub.Refuse(counter, badRoomError{bad})
 	} else if len(m.Payload) > wire.MaxPayload {
 		pub.Refuse(counter, errTooLarge)
 	} else {
