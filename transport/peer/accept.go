@@ -98,7 +98,8 @@ func (n *Network) welcome(raw net.Conn) {
 
 // handshake returns a session if the connection is a link that was admitted.
 func (n *Network) handshake(raw net.Conn) *session {
-	conn := tls.Server(raw, n.serverTLS)
+	records := newRecords(raw)
+	conn := tls.Server(records, n.serverTLS)
 	raw.SetDeadline(time.Now().Add(n.timing.handshake))
 	if err := conn.Handshake(); err != nil {
 		n.stranger(raw, err)
@@ -115,7 +116,7 @@ func (n *Network) handshake(raw net.Conn) *session {
 		return nil
 	}
 	if h.kind == kindStream {
-		if no := n.admitStream(raw, conn, p, h); no != nil {
+		if no := n.admitStream(raw, records, conn, p, h); no != nil {
 			n.refuseHello(raw, conn, h, no)
 		}
 		return nil
@@ -222,7 +223,7 @@ func (n *Network) probe(s *session) bool {
 
 // admitStream hands the connection to its group if it comes from the process
 // that holds the link of p.
-func (n *Network) admitStream(raw net.Conn, conn *tls.Conn, p *peer, h hello) *refusal {
+func (n *Network) admitStream(raw net.Conn, records *records, conn *tls.Conn, p *peer, h hello) *refusal {
 	n.mu.Lock()
 	via, l := p.in, n.layers[h.group]
 	n.mu.Unlock()
@@ -237,7 +238,7 @@ func (n *Network) admitStream(raw net.Conn, conn *tls.Conn, p *peer, h hello) *r
 	default:
 		return refuse(statusBusy, "%d streams of group %d wait to be accepted", cap(l.slots), h.group)
 	}
-	s := &stream{Conn: conn, raw: raw, net: n, layer: l, via: via}
+	s := &stream{Conn: conn, records: records, raw: raw, net: n, layer: l, via: via}
 	if err := n.register(s); err != nil {
 		<-l.slots
 		return refuse(statusNoLink, "%v", err)

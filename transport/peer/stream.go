@@ -117,7 +117,8 @@ func (l *layer) dial(node string, timeout time.Duration) (*stream, error) {
 	if !n.own(raw) {
 		return nil, ErrClosed
 	}
-	s := &stream{Conn: tls.Client(raw, clientTLS(n.cfg, p.name)), raw: raw, net: n, layer: l, via: via}
+	records := newRecords(raw)
+	s := &stream{Conn: tls.Client(records, clientTLS(n.cfg, p.name)), records: records, raw: raw, net: n, layer: l, via: via}
 	if err := n.register(s); err != nil { // from here on the end of the link or the group closes it
 		n.drop(raw)
 		return nil, err
@@ -160,10 +161,22 @@ func (p *peer) giveTurn() { <-p.dialing }
 // stream is one connection of a group, at either end.
 type stream struct {
 	*tls.Conn
-	raw   net.Conn
-	net   *Network
-	layer *layer
-	via   *session // the link that vouches for it
+	records *records // beneath it
+	raw     net.Conn
+	net     *Network
+	layer   *layer
+	via     *session // the link that vouches for it
+}
+
+// Write sends b at once, in however many TLS records. Only one call may be
+// under way.
+func (s *stream) Write(b []byte) (int, error) {
+	s.records.hold()
+	n, err := s.Conn.Write(b)
+	if flushed := s.records.flush(); err == nil {
+		err = flushed
+	}
+	return n, err
 }
 
 // Close says goodbye, so that the other end sees an orderly end.
