@@ -163,7 +163,7 @@ type run struct {
 }
 
 func options(disk *crashfs.FS) segment.Options {
-	return segment.Options{FS: disk, Dir: "/log", Group: 7, SegmentBytes: segmentBytes}
+	return segment.Options{FS: disk, Dir: "/log", Group: 7, SegmentBytes: segmentBytes, FillBelow: 8000}
 }
 
 // newRun goes on from a file system on which one of the images is to be found.

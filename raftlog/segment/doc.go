@@ -82,7 +82,8 @@
 // # Crashes
 //
 // A segment is zero-filled ahead, so that a record changes bytes and not the
-// file's size. The zeros and the size need no sync of their own: the sync of the
+// file's size; a large StoreLogs that goes beyond what is filled makes the file
+// longer by itself. Zeros and size need no sync of their own: the sync of the
 // record that made them necessary covers both, and zeros are no record.
 //
 //	crash while…             what Open finds, and does

@@ -104,7 +104,7 @@ type rig struct {
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	fs := &hooked{FS: vfs.OS}
-	r := &rig{t: t, fs: fs, opt: Options{FS: fs, Dir: filepath.Join(t.TempDir(), "log"), Group: 3, SegmentBytes: 16 << 10}}
+	r := &rig{t: t, fs: fs, opt: Options{FS: fs, Dir: filepath.Join(t.TempDir(), "log"), Group: 3, SegmentBytes: 16 << 10, FillBelow: 3000}}
 	r.open()
 	t.Cleanup(func() { r.Log.Abandon() })
 	return r

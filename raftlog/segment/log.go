@@ -17,6 +17,10 @@ import (
 // DefaultSegmentBytes is the size of a segment file unless Options says otherwise.
 const DefaultSegmentBytes = 64 << 20
 
+// defaultFillBelow: a write of so many bytes takes as long with what it costs to
+// make the file longer as without it and with its share of the zeros.
+const defaultFillBelow = 64 << 10
+
 // maxFree is how many dropped segments are kept to be used again.
 const maxFree = 2
 
@@ -31,6 +35,9 @@ type Options struct {
 	// SegmentBytes is about how large a segment file grows; DefaultSegmentBytes if
 	// 0. The writes of one StoreLogs are never split: a large one makes a larger file.
 	SegmentBytes int64
+	// FillBelow is the size from which on a StoreLogs makes the file longer by itself;
+	// smaller ones are written over zeros that were put there ahead. 64 KiB if 0.
+	FillBelow int64
 	// Space is asked before bytes of room are taken from the disk, for a new or
 	// a longer file. An error refuses the write; nothing is changed then, and
 	// the log goes on. If nil, nothing is refused.
@@ -45,6 +52,9 @@ func (o *Options) fillIn() {
 		o.SegmentBytes = DefaultSegmentBytes
 	}
 	o.SegmentBytes = min(o.SegmentBytes, maxOffset/2)
+	if o.FillBelow == 0 {
+		o.FillBelow = defaultFillBelow
+	}
 	if o.Space == nil {
 		o.Space = func(int64) error { return nil }
 	}
@@ -274,7 +284,7 @@ func (l *Log) room(size int64) error {
 	if end+size > maxOffset {
 		return fmt.Errorf("segment: %d bytes of entries at once are too many", size)
 	}
-	if more := l.fillTo(end+size) - have; more > 0 {
+	if more := l.fillTo(end, size) - have; more > 0 {
 		return l.opt.Space(more)
 	}
 	return nil
@@ -286,9 +296,14 @@ func (l *Log) full(size int64) bool {
 	return !s.empty() && s.last.end+size > l.opt.SegmentBytes
 }
 
-// fillTo is how long a file is made that has to hold end bytes.
-func (l *Log) fillTo(end int64) int64 {
-	return max(end, min((end+fillStep-1)/fillStep*fillStep, l.opt.SegmentBytes))
+// fillTo is how long a file is made that has to hold size bytes from end on.
+func (l *Log) fillTo(end, size int64) int64 {
+	step := int64(fillStep)
+	if size >= l.opt.FillBelow {
+		step = blockSize
+	}
+	end += size
+	return max(end, min((end+step-1)/step*step, l.opt.SegmentBytes))
 }
 
 func (l *Log) append(logs []*raft.Log, size int64) error {
@@ -302,9 +317,11 @@ func (l *Log) append(logs []*raft.Log, size int64) error {
 	}
 	s := l.active()
 	end := s.last
-	if to := l.fillTo(end.end + size); to > s.size {
-		if err := s.zero(s.size, to); err != nil {
-			return err
+	if to := l.fillTo(end.end, size); to > s.size {
+		if size < l.opt.FillBelow {
+			if err := s.fill(s.size, to, size); err != nil {
+				return err
+			}
 		}
 		s.size = to
 		l.count()

@@ -137,14 +137,21 @@ func (s *file) written(from int64) (end int64, err error) {
 	return end, nil
 }
 
-var zeros = make([]byte, blockSize)
+var zeros = make([]byte, 16*blockSize)
 
-// zero writes zeros from one offset to another; the caller syncs. It writes a block
-// at a time: the page cache then keeps each by itself, and a record written over
-// them later makes no more dirty than it changes.
-func (s *file) zero(from, to int64) error {
+// zero writes zeros from one offset to another; the caller syncs.
+func (s *file) zero(from, to int64) error { return s.fill(from, to, 0) }
+
+// fill is zero in pieces of about the size of the writes that will follow, within
+// bounds: the page cache keeps each piece by itself, and a record written over
+// it later makes all of it dirty; but each piece has its cost.
+func (s *file) fill(from, to, write int64) error {
+	piece := int64(blockSize)
+	for 2*piece <= min(write, int64(len(zeros))) {
+		piece *= 2
+	}
 	for from < to {
-		n := min(to-from, blockSize-from%blockSize)
+		n := min(to-from, piece-from%piece)
 		if _, err := s.f.WriteAt(zeros[:n], from); err != nil {
 			return fmt.Errorf("write %s: %w", s.name, err)
 		}
