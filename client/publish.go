@@ -97,14 +97,14 @@ func (p *Pending) Done() <-chan struct{} {
 
 // Wait returns the outcome. Its ctx bounds only the wait.
 func (p *Pending) Wait(ctx context.Context) (Receipt, error) {
-	done := p.Done()
-	select {
-	case <-done:
+	p.lane.mu.Lock()
+	finished := p.finished
+	p.lane.mu.Unlock()
+	if finished {
 		return p.result()
-	default:
 	}
 	select {
-	case <-done:
+	case <-p.Done():
 		return p.result()
 	case <-ctx.Done():
 		return Receipt{}, ctx.Err()
