@@ -25,25 +25,28 @@ var (
 	goldenTold = frame{typ: frameTold, nonce: 0x0102, known: true, state: State{Leader: "n3", Term: 5, Last: 0x0900}}
 	goldenNo   = frame{typ: frameTold, nonce: 0x0102}
 
-	goldenFrames = []frame{goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo}
+	goldenPush = frame{typ: framePush, push: Push{Group: 0x01020304, Index: 0x0900, Term: 5}}
+
+	goldenFrames = []frame{goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush}
 )
 
-// The bytes of version 2 never change.
+// The bytes of version 3 never change.
 func TestGoldenBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		got  []byte
 		want string
 	}{
-		{"hello", goldenHello.append(nil), "524c5048 02 1d00" +
+		{"hello", goldenHello.append(nil), "524c5048 03 1d00" +
 			"02 a00000000000000000000000000000af 04030201 026e31 026e32 0163"},
-		{"answer", goldenAnswer.append(nil), "524c5041 02 1a00" +
+		{"answer", goldenAnswer.append(nil), "524c5041 03 1a00" +
 			"06 b00000000000000000000000000000bf 026e32 026e6f 0100 69"},
 		{"ping", goldenPing.append(nil), "0900 01 0201000000000000"},
 		{"pong", goldenPong.append(nil), "1900 02 0201000000000000 0300000000000000 ffffffffffffffff"},
 		{"mark", goldenMark.append(nil), "1500 03 04030201 0010000000000000 1032547698badcfe"},
 		{"ask", goldenAsk.append(nil), "0d00 04 0201000000000000 07000000"},
 		{"told", goldenTold.append(nil), "1d00 05 0201000000000000 01 0500000000000000 0009000000000000 026e33"},
+		{"push", goldenPush.append(nil), "1500 06 04030201 0009000000000000 0500000000000000"},
 		{"told nothing", goldenNo.append(nil), "1b00 05 0201000000000000 00 0000000000000000 0000000000000000 00"},
 	} {
 		if want := strings.ReplaceAll(tt.want, " ", ""); hex.EncodeToString(tt.got) != want {

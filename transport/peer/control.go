@@ -9,7 +9,7 @@ import (
 // After its handshake a link carries frames:
 //
 //	length  2 bytes  of type and body
-//	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told
+//	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told, 6 push
 //	body
 //
 //	ping:  nonce 8 bytes
@@ -24,18 +24,22 @@ import (
 //	       term 8 bytes, last 8 bytes, leader string: the group as the one who
 //	       answers sees it
 //
+//	push:  group 4 bytes, index 8 bytes, term 8 bytes: the entry at index, which
+//	       has that term, is committed; the sender led the group in it
+//
 // Integers are little endian; a string is one byte of length and its bytes.
-// Either end may ping and must answer a ping. Marks and asks go from the dialer
+// Either end may ping and must answer a ping. Marks, asks and pushes go from the dialer
 // to the acceptor, told the other way. A frame of another type, or one that does
 // not go this way, ends the link.
 type frame struct {
 	typ            frameType
-	nonce          uint64 // of all but a mark
+	nonce          uint64 // of all but a mark and a push
 	received, sent int64  // of a pong
 	mark           Mark   // of a mark
 	group          uint32 // of an ask
 	known          bool   // of a told
 	state          State  // of a told
+	push           Push   // of a push
 }
 
 type frameType uint8
@@ -46,6 +50,7 @@ const (
 	frameMark frameType = 3
 	frameAsk  frameType = 4
 	frameTold frameType = 5
+	framePush frameType = 6
 )
 
 // maxFrame is a told with the longest leader's name.
@@ -63,6 +68,9 @@ func (f frame) append(dst []byte) []byte {
 	case frameMark:
 		dst = binary.LittleEndian.AppendUint32(dst, f.mark.Group)
 		dst = u64(u64(dst, f.mark.Index), f.mark.Hash)
+	case framePush:
+		dst = binary.LittleEndian.AppendUint32(dst, f.push.Group)
+		dst = u64(u64(dst, f.push.Index), f.push.Term)
 	case frameAsk:
 		dst = binary.LittleEndian.AppendUint32(u64(dst, f.nonce), f.group)
 	case frameTold:
@@ -103,6 +111,8 @@ func decodeFrame(b []byte) (frame, error) {
 		f.nonce, f.received, f.sent = d.uint64(), int64(d.uint64()), int64(d.uint64())
 	case frameMark:
 		f.mark = Mark{Group: d.uint32(), Index: d.uint64(), Hash: d.uint64()}
+	case framePush:
+		f.push = Push{Group: d.uint32(), Index: d.uint64(), Term: d.uint64()}
 	case frameAsk:
 		f.nonce, f.group = d.uint64(), d.uint32()
 	case frameTold:

@@ -21,6 +21,13 @@ type State struct {
 	Last   uint64 // index of the newest entry in that replica's log
 }
 
+// Push tells that a group's entry at Index, which has that term, is committed. The
+// sender led the group in that term.
+type Push struct {
+	Group       uint32
+	Index, Term uint64
+}
+
 // ErrNoAnswer: that node says nothing about the group: it has not opened it, or
 // its own replica is not fit to be asked.
 var ErrNoAnswer = errors.New("peer: the node does not answer for this group")
@@ -31,7 +38,7 @@ var ErrNoAnswer = errors.New("peer: the node does not answer for this group")
 const (
 	maxAsking    = 32  // questions of ours under way on one link
 	maxQuestions = 64  // of another node that wait for Config.Answer
-	marksAtOnce  = 256 // written in one go, between two pings
+	takenAtOnce  = 256 // marks or pushes written in one go, between two pings
 )
 
 // SendMark tells a replica's hash to all nodes that are linked, and to each
@@ -46,6 +53,20 @@ func (n *Network) SendMark(m Mark) {
 			p.out.marks.put(markKey{group: m.Group}, m)
 		}
 	}
+}
+
+// SendPush tells a node what is committed, and returns false if its link is down.
+// It never blocks: a push that a slow link has not taken when the next of its group
+// comes is skipped, and one may get lost with the link.
+func (n *Network) SendPush(node string, p Push) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	to := n.peers[node]
+	if to == nil || to.out == nil {
+		return false
+	}
+	to.out.pushes.put(p.Group, p)
+	return true
 }
 
 // Ask asks a node how it sees a group. Errors: ErrLinkDown, also when the link
@@ -172,8 +193,8 @@ func (n *Network) markLoop() {
 	for {
 		select {
 		case <-n.marksIn.more:
-			for k, m := range n.marksIn.take() {
-				n.cfg.OnMark(k.node, m)
+			for _, m := range n.marksIn.take() {
+				n.cfg.OnMark(m.key.node, m.value)
 			}
 		case <-n.ctx.Done():
 			return
@@ -181,11 +202,20 @@ func (n *Network) markLoop() {
 	}
 }
 
+// sendPushes writes some of the pushes that wait.
+func (s *session) sendPushes() {
+	var buf []byte
+	for _, p := range s.pushes.take() {
+		buf = frame{typ: framePush, push: p.value}.append(buf)
+	}
+	s.write(buf)
+}
+
 // sendMarks writes some of the marks that wait.
 func (s *session) sendMarks() {
 	var buf []byte
 	for _, m := range s.marks.take() {
-		buf = frame{typ: frameMark, mark: m}.append(buf)
+		buf = frame{typ: frameMark, mark: m.value}.append(buf)
 	}
 	s.write(buf)
 }
@@ -196,43 +226,54 @@ type markKey struct {
 	group uint32
 }
 
-// markBox holds marks on their way: the newest of each key, so that it never
+// box holds what is on its way: the newest value of each key, so that it never
 // blocks and never grows beyond the keys there are.
-type markBox struct {
+type box[K comparable, V any] struct {
 	more chan struct{} // one token: there are some
 
-	mu     sync.Mutex
-	newest map[markKey]Mark
+	mu    sync.Mutex
+	items []boxItem[K, V]
+	at    map[K]int // where in items
 }
 
-func newMarkBox() *markBox {
-	return &markBox{more: make(chan struct{}, 1), newest: make(map[markKey]Mark)}
+type boxItem[K comparable, V any] struct {
+	key   K
+	value V
 }
 
-func (b *markBox) put(k markKey, m Mark) {
+func newBox[K comparable, V any]() *box[K, V] {
+	return &box[K, V]{more: make(chan struct{}, 1), at: make(map[K]int)}
+}
+
+func (b *box[K, V]) put(k K, v V) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.newest[k] = m
+	i, ok := b.at[k]
+	if !ok {
+		i = len(b.items)
+		b.at[k], b.items = i, append(b.items, boxItem[K, V]{key: k})
+	}
+	b.items[i].value = v
 	b.signal()
 }
 
-// take removes up to marksAtOnce marks, and leaves a token if there are more.
-func (b *markBox) take() map[markKey]Mark {
+// take removes up to takenAtOnce items, and leaves a token if there are more.
+func (b *box[K, V]) take() []boxItem[K, V] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	taken := make(map[markKey]Mark, min(len(b.newest), marksAtOnce))
-	for k, m := range b.newest {
-		if len(taken) == marksAtOnce {
-			b.signal()
-			break
-		}
-		taken[k] = m
-		delete(b.newest, k)
+	n := min(len(b.items), takenAtOnce)
+	taken := b.items[len(b.items)-n:]
+	b.items = b.items[: len(b.items)-n : len(b.items)-n]
+	for _, item := range taken {
+		delete(b.at, item.key)
+	}
+	if len(b.items) > 0 {
+		b.signal()
 	}
 	return taken
 }
 
-func (b *markBox) signal() {
+func (b *box[K, V]) signal() {
 	select {
 	case b.more <- struct{}{}:
 	default:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -226,7 +227,7 @@ func TestAskASlowNode(t *testing.T) {
 // More marks than are written in one go all come in the end.
 func TestManyMarks(t *testing.T) {
 	c := newCluster(t, "n1", "n2")
-	const groups = 3*marksAtOnce + 1
+	const groups = 3*takenAtOnce + 1
 	n1 := c.start("n1")
 	for g := range uint32(groups) {
 		n1.SendMark(Mark{Group: g, Index: 4096, Hash: uint64(g)})
@@ -243,6 +244,55 @@ func TestManyMarks(t *testing.T) {
 			seen[g] = true
 		case <-time.After(patience):
 			t.Fatalf("only %d of %d marks came", len(seen), groups)
+		}
+	}
+}
+
+// Of each group the newest push comes in the end, to the node that it is for, and
+// to nobody whose link is down.
+func TestPushes(t *testing.T) {
+	c := newCluster(t, "n1", "n2", "n3")
+	n1 := c.start("n1")
+	if n1.SendPush("n2", Push{Group: 1, Index: 1, Term: 1}) || n1.SendPush("n9", Push{}) {
+		t.Error("a node without a link was told")
+	}
+	const groups = 2*takenAtOnce + 1
+	got := make(chan Push, 2*groups)
+	first, release := make(chan struct{}), make(chan struct{})
+	c.start("n2", func(cfg *Config) {
+		var once sync.Once
+		cfg.OnPush = func(node string, p Push) {
+			if node != "n1" {
+				t.Errorf("a push of %s", node)
+			}
+			once.Do(func() { close(first); <-release })
+			got <- p
+		}
+	})
+	c.start("n3", func(cfg *Config) { cfg.OnPush = func(string, Push) { t.Error("told to n3") } })
+	awaitUp(t, n1, "n2")
+	awaitUp(t, n1, "n3")
+	for index := range uint64(3) {
+		for g := range uint32(groups) {
+			if !n1.SendPush("n2", Push{Group: g, Index: index + 1, Term: 7}) {
+				t.Fatal("not sent")
+			}
+		}
+	}
+	<-first
+	close(release)
+	newest := map[uint32]uint64{}
+	for done := 0; done < groups; {
+		select {
+		case p := <-got:
+			if p.Term != 7 || p.Index <= newest[p.Group] {
+				t.Errorf("%+v after index %d", p, newest[p.Group])
+			}
+			if newest[p.Group] = p.Index; p.Index == 3 {
+				done++
+			}
+		case <-time.After(patience):
+			t.Fatalf("of %d groups %d came", groups, done)
 		}
 	}
 }
@@ -291,7 +341,7 @@ func TestFramesThatEndALink(t *testing.T) {
 		in   []byte
 		why  string
 	}{
-		{"unknown type", []byte{1, 0, 6}, "link frame: type 6"},
+		{"unknown type", []byte{1, 0, 99}, "link frame: type 99"},
 		{"an answer from the dialer", goldenTold.append(nil), "type 5 does not go this way"},
 		{"beyond the bound", []byte{0xff, 0xff}, "65535 bytes"},
 	} {
@@ -321,7 +371,7 @@ func TestFramesThatEndALink(t *testing.T) {
 }
 
 func TestFramesThatAnAcceptorMustNotSend(t *testing.T) {
-	for _, bad := range []frame{goldenMark, goldenAsk} {
+	for _, bad := range []frame{goldenMark, goldenAsk, goldenPush} {
 		c := newCluster(t, "n1", "n2")
 		j := newJournal()
 		answering(t, c, func(conn *tls.Conn) { conn.Write(bad.append(nil)) })

@@ -23,10 +23,11 @@ type session struct {
 	cancel   context.CancelFunc
 	answered chan struct{} // one token: a ping was answered
 
-	marks     *markBox      // to be sent
-	asking    chan struct{} // a token for each question of ours under way
-	asks      chan frame    // to be sent
-	questions chan frame    // of the other end, not yet answered
+	marks     *box[markKey, Mark] // to be sent
+	pushes    *box[uint32, Push]  // to be sent, by group
+	asking    chan struct{}       // a token for each question of ours under way
+	asks      chan frame          // to be sent
+	questions chan frame          // of the other end, not yet answered
 
 	mu      sync.Mutex
 	nonce   uint64       // of the last ping
@@ -38,7 +39,7 @@ type session struct {
 func (n *Network) newSession(p *peer, i instance, raw net.Conn, conn *tls.Conn) *session {
 	s := &session{
 		net: n, peer: p, instance: i, raw: raw, conn: conn, answered: make(chan struct{}, 1),
-		marks: newMarkBox(), asking: make(chan struct{}, maxAsking), asks: make(chan frame, maxAsking),
+		marks: newBox[markKey, Mark](), pushes: newBox[uint32, Push](), asking: make(chan struct{}, maxAsking), asks: make(chan frame, maxAsking),
 		questions: make(chan frame, maxQuestions), answers: make(map[uint64]chan frame),
 	}
 	s.ctx, s.cancel = context.WithCancel(n.ctx)
@@ -205,8 +206,8 @@ func (n *Network) end(s *session) {
 	n.drop(s.raw)
 }
 
-// talk is the goroutine that pings, asks and sends marks on a link of ours, from
-// its start to its end.
+// talk is the goroutine that pings, asks and sends marks and pushes on a link of
+// ours, from its start to its end.
 func (s *session) talk() {
 	ticker := time.NewTicker(s.net.timing.ping)
 	defer ticker.Stop()
@@ -217,6 +218,8 @@ func (s *session) talk() {
 			s.ping()
 		case f := <-s.asks:
 			s.send(f)
+		case <-s.pushes.more:
+			s.sendPushes()
 		case <-s.marks.more:
 			s.sendMarks()
 		case <-s.ctx.Done():
@@ -268,6 +271,10 @@ func (s *session) read(alive frameType) error {
 			}
 		case f.typ == frameTold && dialed:
 			s.told(f)
+		case f.typ == framePush && !dialed:
+			if s.net.cfg.OnPush != nil {
+				s.net.cfg.OnPush(s.peer.name, f.push)
+			}
 		case f.typ == frameMark && !dialed:
 			s.marked(f.mark)
 		case f.typ == frameAsk && !dialed:

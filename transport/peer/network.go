@@ -58,6 +58,10 @@ type Config struct {
 	// Neither is called by a goroutine that keeps a link alive, but Close waits
 	// for both: they must return and not call Close.
 	Answer func(group uint32) (State, bool)
+	// OnPush is told the pushes of other nodes, of any group: the newest of each,
+	// some may be skipped. The goroutine that reads the link calls it, so it must
+	// not block.
+	OnPush func(node string, p Push)
 
 	Logger *slog.Logger // nil: slog.Default
 }
@@ -107,10 +111,10 @@ type Network struct {
 
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
-	wg       sync.WaitGroup // all goroutines of the Network
-	halfOpen halfOpen       // handshakes under way
-	failed   chan error     // holds the first fatal finding
-	marksIn  *markBox       // of other nodes, on their way to OnMark
+	wg       sync.WaitGroup      // all goroutines of the Network
+	halfOpen halfOpen            // handshakes under way
+	failed   chan error          // holds the first fatal finding
+	marksIn  *box[markKey, Mark] // of other nodes, on their way to OnMark
 
 	mu      sync.Mutex
 	closed  bool
@@ -189,7 +193,7 @@ func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
 		streams:   make(map[*stream]struct{}),
 		layers:    make(map[uint32]*layer),
 		marks:     make(map[uint32]Mark),
-		marksIn:   newMarkBox(),
+		marksIn:   newBox[markKey, Mark](),
 		told:      make(map[string]toldRefusal),
 	}
 	if n.log == nil {
