@@ -19,14 +19,15 @@ const faultsBudget = 8 * time.Second
 
 // Whatever happens to the nodes, the machines are given the same entries in the
 // same order, each acknowledged one exactly once, none that was refused, and of
-// the others each at most once.
+// the others each at most once; and none before a majority has it.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	end := time.Now().Add(faultsBudget)
 	histories, acked := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		steps := rapid.SliceOfN(rapid.SampledFrom(faults), 3, 7).Draw(t, "steps")
-		who := rapid.SliceOfN(rapid.IntRange(0, 2), len(steps), len(steps)).Draw(t, "who")
+		nodes := rapid.SampledFrom([]int{3, 5}).Draw(t, "nodes")
+		who := rapid.SliceOfN(rapid.IntRange(0, nodes-1), len(steps), len(steps)).Draw(t, "who")
 		settle := rapid.SliceOfN(rapid.Bool(), len(steps), len(steps)).Draw(t, "settle")
 		if time.Now().After(end) {
 			return
@@ -37,7 +38,7 @@ func TestRandomFaults(t *testing.T) {
 			t.Fatalf("%v", err)
 		}
 		defer os.RemoveAll(dir)
-		acked += runHistory(t, dir, steps, who, settle)
+		acked += runHistory(t, dir, nodes, steps, who, settle)
 	})
 	if histories < 3 || acked < 3*histories {
 		t.Errorf("only %d histories with %d acknowledged entries in %v", histories, acked, faultsBudget)
@@ -50,9 +51,16 @@ var faults = []string{"isolate", "separate", "heal", "kill", "open", "restart", 
 // runHistory returns how many entries were acknowledged. Where it is to settle,
 // a step comes after an election, if there can be one, and after the answers to
 // what was proposed.
-func runHistory(t *rapid.T, dir string, steps []string, who []int, settle []bool) (acked int) {
-	c := makeCluster(t, dir, 3)
+func runHistory(t *rapid.T, dir string, nodes int, steps []string, who []int, settle []bool) (acked int) {
+	c := makeCluster(t, dir, nodes)
 	c.heartbeat = 100 * time.Millisecond
+	c.carry = newShuffle(8).carry
+	c.check = func(e Entry) error {
+		if n := c.witness.copies(e); n <= nodes/2 {
+			return fmt.Errorf("entry %d of term %d was shown, and %d of %d nodes have it", e.Index, e.Term, n, nodes)
+		}
+		return nil
+	}
 	defer c.end()
 	for _, name := range c.names {
 		c.open(name)
@@ -72,7 +80,7 @@ func runHistory(t *rapid.T, dir string, steps []string, who []int, settle []bool
 		case "isolate":
 			c.isolate(name)
 		case "separate":
-			c.separate(name, c.names[(who[i]+1)%3])
+			c.separate(name, c.names[(who[i]+1)%nodes])
 		case "heal":
 			c.heal()
 		case "kill":

@@ -18,7 +18,8 @@ type fsm struct {
 	machine StateMachine
 	group   uint32
 	applied atomic.Uint64
-	failed  func(error) // told when a snapshot could not be restored
+	failed  func(error)              // told when a snapshot could not be restored
+	news    func(index, term uint64) // if set, told the last entry of what is about to be applied
 
 	watch     *stopwatch
 	committed func() uint64 // the commit index
@@ -41,7 +42,10 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	entries := make([]Entry, 0, len(logs))
 	places := make([]int, 0, len(logs))
-	applied := f.applied.Load()
+	applied, last := f.applied.Load(), logs[len(logs)-1]
+	if f.news != nil && last.Index > applied {
+		f.news(last.Index, last.Term)
+	}
 	for i, l := range logs {
 		if l.Index <= applied {
 			continue
@@ -61,8 +65,8 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		}
 		f.watch.handed(f.committed())
 	}
-	if last := logs[len(logs)-1].Index; last > applied {
-		f.applied.Store(last)
+	if last.Index > applied {
+		f.applied.Store(last.Index)
 	}
 	return results
 }

@@ -33,6 +33,12 @@ type Config struct {
 	// be restarted. Addresses are node names.
 	Streams func() StreamLayer
 	Links   Links
+	// Push tells another node that the entry of this group at index, which has that
+	// term, is committed: its Group.Pushed is to be called with this node's name.
+	// It must not block, and returns false if the node cannot be told now. A push
+	// may get lost, and only the newest of a group counts. nil: nobody is told, and
+	// learns of the last commits from raft some time later.
+	Push func(node string, index Index, term Term) bool
 
 	Heartbeat time.Duration // heartbeat and election timeout; default 500 ms
 	RingBytes int64         // newest entries kept in memory; default 8 MiB
@@ -64,7 +70,9 @@ type Config struct {
 
 	Logger *slog.Logger
 
-	wrapLog func(raft.LogStore) raft.LogStore // for tests: what raft sees of the log
+	// For tests.
+	wrapLog       func(raft.LogStore) raft.LogStore // what raft sees of the log
+	commitTimeout time.Duration                     // of raft; default commitTimeout
 }
 
 // PeerState is the group as one of its voters sees it.
@@ -91,6 +99,8 @@ type Group struct {
 	store *logStore
 	snaps *snapshotStore
 	fsm   *fsm
+
+	pusher *pusher
 
 	rebuild *rebuild // nil: none was under way when the group was opened
 
@@ -146,10 +156,18 @@ func newGroup(cfg Config) *Group {
 	if cfg.RingBytes == 0 {
 		cfg.RingBytes = defaultRing
 	}
+	if cfg.commitTimeout == 0 {
+		cfg.commitTimeout = commitTimeout
+	}
 	if cfg.FS == nil {
 		cfg.FS = vfs.OS
 	}
 	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID}, damage: make(chan *DamageError, 1)}
+	if cfg.Push == nil {
+		cfg.Push = func(string, Index, Term) bool { return false }
+	}
+	g.pusher = &pusher{send: cfg.Push, stalled: func() bool { return g.store.stalled() }}
+	g.fsm.news = g.tellCommit
 	g.stuck.limit = 3 * cfg.Heartbeat
 	g.leader.Store(&leadership{})
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -230,7 +248,7 @@ func (g *Group) raftConfig() *raft.Config {
 	c.HeartbeatTimeout = g.cfg.Heartbeat
 	c.ElectionTimeout = g.cfg.Heartbeat
 	c.LeaderLeaseTimeout = g.cfg.Heartbeat / 2
-	c.CommitTimeout = commitTimeout
+	c.CommitTimeout = g.cfg.commitTimeout
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
 	c.TrailingLogs = math.MaxUint64 // raft never compacts by itself
@@ -317,7 +335,11 @@ var keyTerm = []byte("CurrentTerm")
 
 // start runs a raft instance over the group's stores.
 func (g *Group) start() error {
-	trans := newTransport(&g.cfg, g.leadingContext, g.store.stalled, g.rebuild.votesBlocked())
+	trans := newTransport(&g.cfg, local{
+		leader: g.leadingContext, stalled: g.store.stalled, votesBlocked: g.rebuild.votesBlocked(),
+		commit: g.committed, termAt: g.store.termAt,
+	}, g.pusher)
+	g.store.inbox.Store(trans.inbox)
 	var log raft.LogStore = g.store
 	if g.cfg.wrapLog != nil {
 		log = g.cfg.wrapLog(log)
@@ -399,6 +421,7 @@ func (g *Group) Applied() Index { return Index(g.fsm.applied.Load()) }
 // Close stops the replica. Proposals that wait get ErrUnknown.
 func (g *Group) Close() error {
 	g.cancel()
+	g.pusher.close()
 	g.restarting.Lock()
 	err := g.stop()
 	g.restarting.Unlock() // a task may be waiting for it

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -233,6 +234,7 @@ func (l *pipeLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net
 type machine struct {
 	events *events
 	gate   gate
+	check  func(Entry) error // of each entry, if set before it is given any
 
 	mu       sync.Mutex
 	entries  []Entry
@@ -248,6 +250,9 @@ func (m *machine) Apply(entries []Entry) []any {
 	for i, e := range entries {
 		if n := len(m.entries); n > 0 && m.entries[n-1].Index >= e.Index && m.wrong == nil {
 			m.wrong = fmt.Errorf("entry %d was given after entry %d", e.Index, m.entries[n-1].Index)
+		}
+		if m.check != nil && m.wrong == nil {
+			m.wrong = m.check(e)
 		}
 		m.entries = append(m.entries, e)
 		results[i] = fmt.Sprintf("%s is %d", e.Data, e.Index)
@@ -352,19 +357,68 @@ type node struct {
 	machine *machine
 	roles   gate // passed by LeaderChanged when this node is the leader
 
-	calls atomic.Int32 // of LeaderChanged, under way
-	cuts  atomic.Int32 // DeleteRange by raft, in all processes
+	live  atomic.Pointer[Group] // group, for others than the test's goroutine
+	calls atomic.Int32          // of LeaderChanged, under way
+	cuts  atomic.Int32          // DeleteRange by raft, in all processes
 }
 
 // countingLog counts what raft cuts.
 type countingLog struct {
 	raft.LogStore
-	cuts *atomic.Int32
+	node    *node
+	witness *witness // of all logs of the cluster
+}
+
+func (l countingLog) StoreLogs(logs []*raft.Log) error {
+	err := l.LogStore.StoreLogs(logs)
+	if err == nil {
+		l.witness.stored(l.node.name, logs)
+	}
+	return err
 }
 
 func (l countingLog) DeleteRange(min, max uint64) error {
-	l.cuts.Add(1)
-	return l.LogStore.DeleteRange(min, max)
+	l.node.cuts.Add(1)
+	err := l.LogStore.DeleteRange(min, max)
+	if err == nil {
+		l.witness.cut(l.node.name, min)
+	}
+	return err
+}
+
+// witness knows what is durable on which node.
+type witness struct {
+	mu   sync.Mutex
+	logs map[string]map[uint64]uint64 // by node: the terms by index
+}
+
+func (w *witness) stored(node string, logs []*raft.Log) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.logs[node] == nil {
+		w.logs[node] = map[uint64]uint64{}
+	}
+	for _, l := range logs {
+		w.logs[node][l.Index] = l.Term
+	}
+}
+
+func (w *witness) cut(node string, from uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.logs[node], func(index, _ uint64) bool { return index >= from })
+}
+
+// copies returns how many nodes have an entry.
+func (w *witness) copies(e Entry) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, log := range w.logs {
+		if log[uint64(e.Index)] == uint64(e.Term) {
+			n++
+		}
+	}
+	return n
 }
 
 func (n *node) leaderChanged(c *cluster, leader string) {
@@ -387,10 +441,35 @@ type cluster struct {
 	nodes     map[string]*node
 	heartbeat time.Duration
 	ringBytes int64
-	change    func(*Config) // of every Config; may be nil
+	change    func(*Config)     // of every Config; may be nil
+	check     func(Entry) error // of what each machine is given; may be nil
+	// carry, if set, decides when and whether a push is delivered, by calling
+	// deliver once, more often, or never. It must not block.
+	carry func(from, to string, deliver func())
+
+	witness witness
 
 	mu    sync.Mutex
 	fatal []error // what Fatal was told
+}
+
+// push carries a push from one node to another, unless there is no way.
+func (c *cluster) push(from, to string, index Index, term Term) bool {
+	target := c.nodes[to]
+	if target == nil {
+		return false // a test's own peer
+	}
+	deliver := func() {
+		if g := target.live.Load(); g != nil && (links{c.net, from}).Up(to) {
+			g.Pushed(from, index, term)
+		}
+	}
+	if c.carry != nil {
+		c.carry(from, to, deliver)
+	} else {
+		deliver()
+	}
+	return (links{c.net, from}).Up(to)
 }
 
 // newCluster starts a cluster of nodes n1, n2, … that ends with t.
@@ -407,6 +486,7 @@ func newCluster(t *testing.T, nodes int) *cluster {
 func makeCluster(t tester, dir string, nodes int) *cluster {
 	e := newEvents()
 	c := &cluster{t: t, events: e, net: newNetwork(e), nodes: map[string]*node{}, heartbeat: testHeartbeat}
+	c.witness.logs = map[string]map[uint64]uint64{}
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i+1)
 		c.names = append(c.names, name)
@@ -452,7 +532,7 @@ func (c *cluster) open(name string) *node {
 	if n.group != nil {
 		c.t.Fatalf("%s is open", name)
 	}
-	n.machine = &machine{events: c.events}
+	n.machine = &machine{events: c.events, check: c.check}
 	c.net.set(func() { c.net.up[name] = true })
 	stable, err := OpenStable(n.dir + "-stable.db") // beside the folder that Open makes
 	if err != nil {
@@ -462,6 +542,7 @@ func (c *cluster) open(name string) *node {
 	if n.group, err = Open(c.config(n, stable)); err != nil {
 		c.t.Fatalf("open %s: %v", name, err)
 	}
+	n.live.Store(n.group)
 	return n
 }
 
@@ -471,6 +552,7 @@ func (c *cluster) config(n *node, stable *StableStore) Config {
 		ID: 7, Node: name, Voters: c.names, Dir: n.dir, Machine: n.machine, Stable: stable,
 		Streams:       func() StreamLayer { return c.net.layer(name) },
 		Links:         links{c.net, name},
+		Push:          func(to string, index Index, term Term) bool { return c.push(name, to, index, term) },
 		Heartbeat:     c.heartbeat,
 		RingBytes:     c.ringBytes,
 		LeaderChanged: func(leader string, _ Term) { n.leaderChanged(c, leader) },
@@ -481,7 +563,7 @@ func (c *cluster) config(n *node, stable *StableStore) Config {
 			c.events.happened()
 		},
 		Logger:  slog.New(slog.DiscardHandler),
-		wrapLog: func(log raft.LogStore) raft.LogStore { return countingLog{log, &n.cuts} },
+		wrapLog: func(log raft.LogStore) raft.LogStore { return countingLog{log, n, &c.witness} },
 	}
 	if c.change != nil {
 		c.change(&cfg)
@@ -529,6 +611,7 @@ func (c *cluster) kill(name string) {
 		return
 	}
 	c.net.set(func() { c.net.up[name] = false })
+	n.live.Store(nil)
 	if err := within(c.t, patience, "Close", group.Close); err != nil {
 		c.t.Errorf("close %s: %v", name, err)
 	}

@@ -92,6 +92,7 @@ func (g *Group) leads(inst *instance) bool {
 func (g *Group) confirm(inst *instance, l *leading) {
 	for l.ctx.Err() == nil {
 		if g.await(l.ctx, inst, barrier) == nil {
+			g.pushBarrier(inst)
 			close(l.confirmed)
 			return
 		}
@@ -223,6 +224,9 @@ func (g *Group) Barrier(ctx context.Context) error {
 		bounded, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		err := g.await(bounded, inst, barrier)
+		if err == nil {
+			g.pushBarrier(inst)
+		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("raftlog: no barrier was committed within %v", limit)
 		}

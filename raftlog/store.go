@@ -27,7 +27,8 @@ type logStore struct {
 	// damaged, if set before the log is read, is told of each damage that a read
 	// finds. It must not block.
 	damaged func(*DamageError)
-	bytes   atomic.Int64 // on disk, after the last change: the disk may hang now
+	inbox   atomic.Pointer[inbox] // told how far the log has grown; nil before raft runs
+	bytes   atomic.Int64          // on disk, after the last change: the disk may hang now
 
 	watch stopwatch
 	slow  func() // Config.Slow
@@ -141,6 +142,19 @@ func (s *logStore) GetLog(index uint64, log *raft.Log) error {
 	return s.told(s.ahead.get(s.disk, index, log))
 }
 
+// termAt returns the term of the entry at index, if the log has it.
+func (s *logStore) termAt(index uint64) (term uint64, held bool) {
+	var l raft.Log
+	if s.ring.get(index, &l) {
+		return l.Term, true
+	}
+	if last, err := s.disk.LastIndex(); err != nil || index > last {
+		return 0, false
+	}
+	err := s.disk.GetLog(index, &l)
+	return l.Term, err == nil
+}
+
 // told tells of damage that is found while the log is read.
 func (s *logStore) told(err error) error {
 	if damage, ok := errors.AsType[*DamageError](err); ok && s.damaged != nil {
@@ -168,6 +182,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	s.watch.end(logs)
 	s.room.waived.Store(false)
 	s.ring.add(logs)
+	if b := s.inbox.Load(); b != nil && len(logs) > 0 {
+		b.stored(logs[len(logs)-1].Index)
+	}
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -44,12 +43,27 @@ var (
 //
 // A replica that is being rebuilt takes no part in elections: nothing that asks
 // for a vote goes out, or comes in as far as raft.
+//
+// Beside it goes what push.go is about: the pusher sees what raft tells its
+// followers, and the inbox gives raft what other nodes push.
 type transport struct {
 	*raft.NetworkTransport
-	links   Links
+	local
+	links  Links
+	votes  *voteBlock // nil: votes are free
+	pusher *pusher
+	inbox  *inbox
+}
+
+// local is what a transport has to know of its own replica.
+type local struct {
 	leader  func() context.Context // ends with the current leadership; nil if not leading
 	stalled func() bool
-	votes   *voteBlock // nil: votes are free
+	// votesBlocked is nil, or tells whether the replica must not vote; once it has
+	// told false it does so for ever.
+	votesBlocked func() bool
+	commit       func() uint64                               // up to where raft knows of commits
+	termAt       func(index uint64) (term uint64, held bool) // of an entry of the log
 }
 
 // SetHeartbeatHandler refuses the fast path, as raft's interface allows.
@@ -63,7 +77,10 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 	} else if err := t.hold(string(id)); err != nil {
 		return err
 	}
-	return t.NetworkTransport.AppendEntries(id, target, req, resp)
+	t.pusher.sending(string(id), req)
+	err := t.NetworkTransport.AppendEntries(id, target, req, resp)
+	t.pusher.answered(string(id), req, err)
+	return err
 }
 
 // InstallSnapshot counts as contact with the leader, too.
@@ -82,21 +99,27 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return &pipeline{p, t.stalled}, nil
+	return &pipeline{p, string(id), t}, nil
 }
 
 // pipeline breaks off when the log is stalled; replication then goes on by
 // single requests, which are held.
 type pipeline struct {
 	raft.AppendPipeline
-	stalled func() bool
+	node  string
+	trans *transport
 }
 
 func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if p.stalled() {
+	if p.trans.stalled() {
 		return nil, errStalled
 	}
-	return p.AppendPipeline.AppendEntries(req, resp)
+	p.trans.pusher.sending(p.node, req)
+	future, err := p.AppendPipeline.AppendEntries(req, resp)
+	if err != nil {
+		p.trans.pusher.answered(p.node, req, err)
+	}
+	return future, err
 }
 
 func (t *transport) hold(node string) error {
@@ -120,9 +143,7 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 // rpcTimeout bounds one request between nodes.
 const rpcTimeout = 2 * time.Second
 
-// newTransport makes a transport. votesBlocked is nil, or tells whether the
-// replica must not vote; once it has told false it does so for ever.
-func newTransport(cfg *Config, leader func() context.Context, stalled, votesBlocked func() bool) *transport {
+func newTransport(cfg *Config, l local, p *pusher) *transport {
 	t := &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:                  cfg.Streams(),
@@ -132,29 +153,17 @@ func newTransport(cfg *Config, leader func() context.Context, stalled, votesBloc
 			Logger:                  raftLogger(cfg.Logger),
 			MsgpackUseNewTimeFormat: true,
 		}),
-		links:  cfg.Links,
-		leader: leader, stalled: stalled,
+		local: l, links: cfg.Links, pusher: p,
 	}
-	if votesBlocked != nil {
-		t.votes = &voteBlock{
-			blocked: votesBlocked,
-			node:    cfg.Node,
-			stable:  cfg.Stable.group(cfg.ID),
-			out:     make(chan raft.RPC),
-			closed:  make(chan struct{}),
-		}
-		t.votes.run.Go(func() { t.votes.filter(t.NetworkTransport.Consumer()) })
+	if l.votesBlocked != nil {
+		t.votes = &voteBlock{blocked: l.votesBlocked, node: cfg.Node, stable: cfg.Stable.group(cfg.ID)}
 	}
+	t.inbox = newInbox(t.NetworkTransport.Consumer(), t.votes, l)
 	return t
 }
 
 // Consumer returns the requests for raft, in the order in which they came.
-func (t *transport) Consumer() <-chan raft.RPC {
-	if t.votes != nil {
-		return t.votes.out
-	}
-	return t.NetworkTransport.Consumer()
-}
+func (t *transport) Consumer() <-chan raft.RPC { return t.inbox.out }
 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	if t.votes != nil && t.votes.blocked() {
@@ -170,14 +179,11 @@ func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, 
 	return t.NetworkTransport.RequestPreVote(id, target, req, resp)
 }
 
-// Close ends the transport and returns when its filter has ended. It may be
+// Close ends the transport and returns when its inbox has ended. It may be
 // called more than once.
 func (t *transport) Close() error {
 	err := t.NetworkTransport.Close()
-	if t.votes != nil {
-		t.votes.once.Do(func() { close(t.votes.closed) })
-		t.votes.run.Wait()
-	}
+	t.inbox.close()
 	return err
 }
 
@@ -186,29 +192,10 @@ type voteBlock struct {
 	blocked func() bool
 	node    string
 	stable  groupStable
-	out     chan raft.RPC // to raft
-	closed  chan struct{}
-	once    sync.Once // closes closed
-	run     sync.WaitGroup
 }
 
-func (b *voteBlock) filter(in <-chan raft.RPC) {
-	for {
-		select {
-		case rpc := <-in:
-			if b.blocked() && b.answer(rpc) {
-				continue
-			}
-			select {
-			case b.out <- rpc:
-			case <-b.closed:
-				return
-			}
-		case <-b.closed:
-			return
-		}
-	}
-}
+// answers returns false for a request that raft is to have.
+func (b *voteBlock) answers(rpc raft.RPC) bool { return b.blocked() && b.answer(rpc) }
 
 // answer refuses a vote and a hand-over of leadership, and returns false for any
 // other request. It names the replica's term, as raft does: a candidate behind it

@@ -17,9 +17,19 @@ import (
 func testTransport(t *testing.T, n *network, node string) *transport {
 	t.Helper()
 	cfg := &Config{Streams: func() StreamLayer { return n.layer(node) }, Links: links{n, node}, Logger: slog.New(slog.DiscardHandler)}
-	trans := newTransport(cfg, func() context.Context { return t.Context() }, func() bool { return false }, nil)
+	trans := newTransport(cfg, testLocal(t), &pusher{})
 	t.Cleanup(func() { trans.Close() })
 	return trans
+}
+
+// testLocal is a replica that leads, with an empty log.
+func testLocal(t *testing.T) local {
+	return local{
+		leader:  func() context.Context { return t.Context() },
+		stalled: func() bool { return false },
+		commit:  func() uint64 { return 0 },
+		termAt:  func(uint64) (uint64, bool) { return 0, false },
+	}
 }
 
 // Raft's fast path would handle a heartbeat beside the main loop (#695).
@@ -103,12 +113,12 @@ func TestHold(t *testing.T) {
 				f := &fixture{net: newNetwork(newEvents()), endLeading: cancel, answer: make(chan error, 1)}
 				defer cancel()
 				f.net.set(func() { f.net.up["a"] = true })
-				f.trans = &transport{stalled: func() bool { return false }, links: links{f.net, "a"}, leader: func() context.Context {
+				f.trans = &transport{links: links{f.net, "a"}, local: local{stalled: func() bool { return false }, leader: func() context.Context {
 					if tt.follows {
 						return nil
 					}
 					return ctx
-				}}
+				}}}
 				go func() { f.answer <- f.trans.hold("b") }()
 				synctest.Wait()
 				select {
@@ -166,7 +176,9 @@ func TestVotesAreBlocked(t *testing.T) {
 	looked := make(chan struct{}, 100) // at blocked
 	open := func(node string, votesBlocked func() bool) *transport {
 		cfg := &Config{ID: 3, Node: node, Stable: stable, Streams: func() StreamLayer { return n.layer(node) }, Links: links{n, node}, Logger: slog.New(slog.DiscardHandler)}
-		trans := newTransport(cfg, func() context.Context { return t.Context() }, func() bool { return false }, votesBlocked)
+		l := testLocal(t)
+		l.votesBlocked = votesBlocked
+		trans := newTransport(cfg, l, &pusher{})
 		t.Cleanup(func() { trans.Close() })
 		return trans
 	}
