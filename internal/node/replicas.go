@@ -82,7 +82,7 @@ func (n *Node) openPartition(id int, metrics *partition.Metrics) (*partition.Par
 		Group: raftlog.Config{
 			ID: uint32(id), Node: n.cfg.Name, Voters: slices.Sorted(maps.Keys(n.cfg.Members)),
 			Dir: n.data.partition(id), Stable: n.stable,
-			Streams: streams(n.network, uint32(id)), Links: n.network,
+			Streams: streams(n.network, uint32(id)), Links: n.network, Push: n.push(id),
 			Heartbeat: n.cfg.Heartbeat, RingBytes: n.cfg.TailBytes,
 			FS: n.cfg.FS, SegmentBytes: n.cfg.SegmentBytes, Space: n.space.take,
 			Rebuild: slices.Contains(n.cfg.Rebuild, id), Ask: n.ask(id),
@@ -233,6 +233,21 @@ func (n *Node) ask(id int) func(context.Context, string) (raftlog.PeerState, err
 		defer cancel()
 		st, err := n.network.Ask(ctx, node, uint32(id))
 		return raftlog.PeerState{Leader: st.Leader, Term: raftlog.Term(st.Term), Last: raftlog.Index(st.Last)}, err
+	}
+}
+
+// push returns what tells another node that an entry of a group is committed.
+func (n *Node) push(id int) func(string, raftlog.Index, raftlog.Term) bool {
+	return func(node string, index raftlog.Index, term raftlog.Term) bool {
+		return n.network.SendPush(node, peer.Push{Group: uint32(id), Index: uint64(index), Term: uint64(term)})
+	}
+}
+
+// pushed takes such news from another node. What comes before all partitions are
+// open is dropped: its sender tells again when its requests are answered.
+func (n *Node) pushed(node string, p peer.Push) {
+	if n.opened.Load() && int64(p.Group) < int64(len(n.partitions)) {
+		n.partitions[p.Group].Group().Pushed(node, raftlog.Index(p.Index), raftlog.Term(p.Term))
 	}
 }
 
