@@ -19,7 +19,10 @@ const (
 	suffixFree    = ".free"
 	suffixNew     = ".new" // a file being made; Open removes it
 
-	fillStep = 1 << 20
+	// A file is made longer for about fillWrites writes at a time, within bounds.
+	fillWrites = 16
+	minFill    = 128 << 10
+	maxFill    = 1 << 20
 )
 
 // file is a segment and what is known of it. The Log's mutex guards last and

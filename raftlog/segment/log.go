@@ -297,8 +297,12 @@ func (l *Log) full(size int64) bool {
 }
 
 // fillTo is how long a file is made that has to hold size bytes from end on.
+// Zeros are put there for some writes like this one.
 func (l *Log) fillTo(end, size int64) int64 {
-	step := int64(fillStep)
+	step := int64(minFill)
+	for step < min(fillWrites*size, maxFill) {
+		step *= 2
+	}
 	if size >= l.opt.FillBelow {
 		step = blockSize
 	}
@@ -342,7 +346,7 @@ func (l *Log) append(logs []*raft.Log, size int64) error {
 		return fmt.Errorf("sync %s: %w", s.name, err)
 	}
 	end.end += size
-	if cap(l.buf) > 4*fillStep {
+	if cap(l.buf) > 4*maxFill {
 		l.buf = nil
 	}
 	l.mu.Lock()
