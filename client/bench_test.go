@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/roomlog/roomlog/transport/wire"
@@ -60,6 +61,8 @@ func BenchmarkLane(b *testing.B) {
 		b.Fatal(err)
 	}
 	l := newLane(c, 0)
+	c.lanes = make([]atomic.Pointer[lane], 1)
+	c.lanes[0].Store(l)
 	cn := &conn{limits: wire.Limits{Window: wire.MaxWindow}}
 	cn.alive.init()
 	s := newPubStream(cn, nil)
@@ -75,11 +78,7 @@ func BenchmarkLane(b *testing.B) {
 	var buf []byte
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
-		gen, err := c.out.acquire(ctx, len(payload))
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := l.push(ctx, &Pending{lane: l, gen: gen, room: "lobby", payload: payload, async: true}); err != nil {
+		if _, err := c.PublishAsync(ctx, "lobby", payload); err != nil {
 			b.Fatal(err)
 		}
 		if n%64 == 63 {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,8 @@ type lane struct {
 	silent   int       // times that answerBy passed since the last answer
 
 	ends  *deadline // of the newest publishes
+	slab  []Pending // room for the next ones
+	arena []byte    // and for their payloads
 	tally tally
 	later func() // for unlock: what must not be done under mu
 }
@@ -111,13 +114,18 @@ func (l *lane) unlock() {
 }
 
 // push adds a publish at the end.
-func (l *lane) push(ctx context.Context, p *Pending) error {
+func (l *lane) push(ctx context.Context, gen *generation, room, name string, payload []byte, async bool) (*Pending, error) {
 	l.mu.Lock()
 	defer l.unlock()
+	p := l.vacant()
+	p.lane, p.gen, p.room, p.name, p.payload, p.async = l, gen, room, name, payload, async
 	if l.closed {
 		l.count(p, nil)
 		l.forget(p)
-		return ErrClosed
+		return nil, ErrClosed
+	}
+	if async {
+		p.payload = l.copy(payload)
 	}
 	l.q.push(p)
 	l.bound(ctx, p)
@@ -126,7 +134,41 @@ func (l *lane) push(ctx context.Context, p *Pending) error {
 	} else {
 		l.kick()
 	}
-	return nil
+	return p, nil
+}
+
+// Publishes that come while others are on their way share pieces of memory.
+const (
+	slabSize  = 16
+	arenaSize = 8 << 10
+)
+
+// vacant returns room for a publish.
+func (l *lane) vacant() *Pending {
+	if l.q.n == 0 {
+		l.slab = nil // one at a time shares nothing
+		return new(Pending)
+	}
+	if len(l.slab) == 0 {
+		l.slab = make([]Pending, slabSize)
+	}
+	p := &l.slab[0]
+	l.slab = l.slab[1:]
+	return p
+}
+
+// copy is a copy of a payload, which its caller does not wait with.
+func (l *lane) copy(payload []byte) []byte {
+	if l.q.n == 0 || len(payload) > arenaSize/4 {
+		l.arena = nil
+		return slices.Clone(payload)
+	}
+	if len(payload) > cap(l.arena)-len(l.arena) {
+		l.arena = make([]byte, 0, arenaSize)
+	}
+	at := len(l.arena)
+	l.arena = append(l.arena, payload...)
+	return l.arena[at:len(l.arena):len(l.arena)]
 }
 
 // bound ties p to the end of ctx. Publishes with one ctx share the watch over it.

@@ -146,14 +146,7 @@ func (c *Client) publish(ctx context.Context, room string, payload []byte, async
 		}
 		return nil, err
 	}
-	if async {
-		payload = slices.Clone(payload)
-	}
-	p := &Pending{lane: l, gen: gen, room: room, name: name, payload: payload, async: async}
-	if err := l.push(ctx, p); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return l.push(ctx, gen, room, name, payload, async)
 }
 
 func publisher(opts []PublishOption) (string, error) {

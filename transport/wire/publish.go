@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // SessionID names a publisher's session: 128 random bits that the client draws.
 type SessionID [16]byte
@@ -47,15 +50,19 @@ type Publish struct {
 
 // AppendPublish adds a Publish frame without needing its strings as bytes.
 func AppendPublish(dst []byte, counter, behind uint64, name, room string, payload []byte) []byte {
-	start := len(dst)
-	dst = append(dst, 0, byte(TypePublish))
+	size := 1 + widthOf(counter) + widthOf(behind) + widthOf(uint64(len(name))) + len(name) +
+		widthOf(uint64(len(room))) + len(room) + len(payload)
+	dst = binary.AppendUvarint(dst, uint64(size))
+	dst = append(dst, byte(TypePublish))
 	dst = binary.AppendUvarint(dst, counter)
 	dst = binary.AppendUvarint(dst, behind)
 	dst = appendString(dst, name)
 	dst = appendString(dst, room)
-	dst = append(dst, payload...)
-	return finish(dst, start)
+	return append(dst, payload...)
 }
+
+// widthOf is how many bytes v takes as a uvarint.
+func widthOf(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
 // ParsePublish reads a Publish. Room name and payload size are not judged here:
 // a refusal needs the counter.
