@@ -97,11 +97,6 @@ type decoder struct {
 }
 
 func (d *decoder) number() uint64 {
-	if len(d.rest) > 0 && d.rest[0] < 0x80 {
-		v := d.rest[0]
-		d.rest = d.rest[1:]
-		return uint64(v)
-	}
 	v, n := binary.Uvarint(d.rest)
 	if n <= 0 {
 		d.rest, d.bad = nil, true
@@ -258,8 +253,8 @@ func decodeBlock(d *decoder) block {
 	}
 	b.records = in.rest
 	for range b.count {
-		in.below(publishers)
-		in.text()
+		publisher, _, rest, ok := cutRecord(in.rest)
+		in.rest, in.bad = rest, in.bad || !ok || publisher >= uint64(publishers)
 	}
 	if in.bad || len(in.rest) > 0 || len(b.room) == 0 {
 		d.rest, d.bad = nil, true
@@ -307,12 +302,35 @@ func records(block []byte) int {
 	return d.length(2)
 }
 
-// nextPayload takes the first record from records.
+// nextPayload takes the first record from records, which decode has accepted.
 func nextPayload(records []byte) (payload, rest []byte) {
-	d := decoder{rest: records}
-	d.number()
-	payload = d.text()
-	return payload, d.rest
+	_, payload, rest, _ = cutRecord(records)
+	return payload, rest
+}
+
+// cutRecord takes the first record from b. Most have a publisher below 128 and a
+// payload below 16 KiB.
+func cutRecord(b []byte) (publisher uint64, payload, rest []byte, ok bool) {
+	var size uint64
+	at := 0
+	switch {
+	case len(b) >= 2 && b[0]|b[1] < 0x80:
+		publisher, size, at = uint64(b[0]), uint64(b[1]), 2
+	case len(b) >= 3 && b[0]|b[2] < 0x80:
+		publisher, size, at = uint64(b[0]), uint64(b[1]&0x7f)|uint64(b[2])<<7, 3
+	default:
+		d := decoder{rest: b}
+		publisher, size = d.number(), d.number()
+		if d.bad {
+			return 0, nil, nil, false
+		}
+		at = len(b) - len(d.rest)
+	}
+	if size > uint64(len(b)-at) {
+		return 0, nil, nil, false
+	}
+	end := at + int(size)
+	return publisher, b[at:end:end], b[end:], true
 }
 
 func appendHead(dst []byte, kind entryKind, now int64) []byte {
