@@ -142,8 +142,11 @@ func (p *Partition) lagPage(now time.Time, at, cursor int, page []lag) (nextRoom
 			if looked++; looked > viewPage {
 				return at, cursor, page, true
 			}
-			if next := w.cursors[cursor].cursor.Next(); next <= r.last {
-				page = append(page, p.lag(now, w.cursors[cursor], r, next))
+			c := w.cursors[cursor]
+			if next := c.cursor.Next(); next <= r.last { // what is trimmed it does not lack
+				if next = max(next, p.machine.first(r)); next <= r.last {
+					page = append(page, p.lag(now, c, r, next))
+				}
 			}
 		}
 		if looked >= viewPage {
@@ -153,12 +156,9 @@ func (p *Partition) lagPage(now time.Time, at, cursor int, page []lag) (nextRoom
 	return at, 0, page, false
 }
 
+// lag is that of w, which lacks next of r.
 func (p *Partition) lag(now time.Time, w *Watch, r *room, next Seq) lag {
-	next = max(next, p.machine.first(r))
 	l := lag{Watch: w, next: next, last: r.last}
-	if next > r.last { // the rest is trimmed
-		return l
-	}
 	published, done := p.timesOf(r, next)
 	l.behind = uint64(r.last + 1 - next)
 	l.age = max(0, time.Duration(now.UnixNano()-published+p.ahead.Load()))
