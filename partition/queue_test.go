@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -49,6 +51,40 @@ func TestQueueBound(t *testing.T) {
 	if n := len(q.takeNow(math.MaxInt, nil)); n != 3 || q.size() != 0 {
 		t.Errorf("took %d, %d bytes are left", n, q.size())
 	}
+}
+
+// TestQueueTimes: an item came when it was pushed or, behind others, when there was
+// a take before that left some: never later than it did.
+func TestQueueTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(1 << 20)
+		began := time.Since(epoch)
+		came := func(items []item) (all []time.Duration) {
+			for _, it := range items {
+				all = append(all, (it.came - began).Round(time.Second))
+			}
+			return all
+		}
+		at := func(second int, counter Counter) {
+			time.Sleep(time.Duration(second)*time.Second - (time.Since(epoch) - began))
+			push(q, counter, "x")
+		}
+		at(1, 1)
+		at(2, 2)
+		at(3, 3)
+		time.Sleep(time.Second)
+		if got := came(q.takeNow(1, nil)); !slices.Equal(got, []time.Duration{time.Second}) {
+			t.Errorf("the first came at %v", got)
+		}
+		at(6, 4)
+		if got := came(q.takeNow(math.MaxInt, nil)); !slices.Equal(got, []time.Duration{time.Second, time.Second, 4 * time.Second}) {
+			t.Errorf("the others came at %v", got)
+		}
+		at(9, 5)
+		if got := came(q.takeNow(math.MaxInt, nil)); !slices.Equal(got, []time.Duration{9 * time.Second}) {
+			t.Errorf("into the empty queue one came at %v", got)
+		}
+	})
 }
 
 // TestQueueBundles: what runs on is one item, which costs what its bytes do.

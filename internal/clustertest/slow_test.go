@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -152,7 +153,61 @@ func TestSlowStage(t *testing.T) {
 			if got := log.named(leader); !slices.Equal(got, []string{stage.String()}) {
 				t.Errorf("the log names %v: %+v", got, drift())
 			}
-			t.Logf("%+v", drift())
+			if stage != partition.Write {
+				return
+			}
+			cursors := c.Node(leader).Drift(1).Cursors
+			if len(cursors) != 1 || cursors[0].Room != "lobby" || cursors[0].AgeMs < 1000 || cursors[0].Behind < 50 || !strings.HasPrefix(cursors[0].Client, "127.0.0.1:") {
+				t.Errorf("the slowest cursor is %+v", cursors)
+			}
+		})
+	}
+}
+
+// TestSlowForAFollower: readers of a replica that does not lead get messages late
+// for a reason of its own, which it names, or for one of the leader's, which that
+// one names.
+func TestSlowForAFollower(t *testing.T) {
+	for _, tt := range []struct{ name, cause, leaderNames string }{
+		{"its disk", "append", ""},
+		{"the leader's disk", "leader", "append"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			slow, log := &slowness{delay: 150 * time.Millisecond}, &driftLog{causes: map[string][]string{}}
+			slow.stage.Store(int64(partition.Stages))
+			c := Start(t, 3, 1, func(cfg *node.Config) {
+				slow.edit(cfg)
+				cfg.Logger = log.of(cfg.Name)
+			})
+			leader := c.Leader("lobby")
+			follower := c.Names()[0]
+			if follower == leader {
+				follower = c.Names()[1]
+			}
+			p := &Publisher{Name: "p", Client: c.Client("p"), History: &c.History, Size: 200}
+			c.must(p.Send("lobby", 0))
+			c.must(p.Wait())
+			c.listen(follower, "lobby", 1)
+			p.Stream(5*time.Millisecond, "lobby")
+			defer p.Halt()
+			drift := func(node string) admin.PartitionDrift { return c.Node(node).Drift(10).Partitions[0] }
+			c.Until("the objective was judged", func() bool { return drift(follower).DeliveriesPerS > 0 })
+			if d := drift(follower); !d.InObjective {
+				t.Fatalf("before: %+v", d)
+			}
+			slow.disks.Store(&[]string{follower})
+			if tt.cause == "leader" {
+				slow.disks.Store(&[]string{leader})
+			}
+			c.Until("the follower names a cause", func() bool { return !drift(follower).InObjective })
+			if got := drift(follower); got.Cause != tt.cause || !slices.Equal(log.named(follower), []string{tt.cause}) {
+				t.Errorf("the log names %v: %+v", log.named(follower), got)
+			}
+			if metrics := c.get(follower, "/metrics"); !strings.Contains(metrics, `roomlog_partition_in_objective{partition="0"} 0`) {
+				t.Errorf("the metrics do not tell:\n%s", metrics)
+			}
+			c.Until("the leader names its", func() bool { return drift(leader).Cause == tt.leaderNames })
 		})
 	}
 }
