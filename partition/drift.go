@@ -192,12 +192,12 @@ func (p *Partition) lookAtDrift(j *judge, now time.Time) {
 	r := p.reading(j.objective, now)
 	switch j.look(&r, now) {
 	case left:
-		p.log.Warn("the partition has left its drift objective", p.driftArgs(j, &r, now)...)
+		p.log.Warn("the partition has left its drift objective", p.driftArgs(j, &r)...)
 	case changed:
-		p.log.Warn("the partition is out of its drift objective for another cause", p.driftArgs(j, &r, now)...)
+		p.log.Warn("the partition is out of its drift objective for another cause", p.driftArgs(j, &r)...)
 	case returned:
 		p.log.Info("the partition is within its drift objective again",
-			"after", now.Sub(j.since).Round(time.Second), "worst_p99", j.worst, "p99", r.p99, "objective", j.objective)
+			"after", now.Sub(j.since).Round(time.Second), "worst_p99", readable(j.worst), "p99", readable(r.p99), "objective", j.objective)
 	}
 	s := &p.standing
 	s.mu.Lock()
@@ -240,16 +240,19 @@ func (p *Partition) reading(objective time.Duration, now time.Time) reading {
 }
 
 // driftArgs says what is wrong: the stage, and of each what it takes and took.
-func (p *Partition) driftArgs(j *judge, r *reading, now time.Time) []any {
-	args := []any{"cause", j.cause, "p99", r.p99, "objective", j.objective}
+func (p *Partition) driftArgs(j *judge, r *reading) []any {
+	args := []any{"cause", j.cause, "p99", readable(r.p99), "objective", j.objective}
 	if j.cause == causeLeader {
 		leader, _ := p.group.Leader()
 		return append(args, "leader", leader)
 	}
 	for s := range Stages {
 		if r.counts[s] > 0 {
-			args = append(args, s.String(), r.stages[s])
+			args = append(args, s.String(), readable(r.stages[s]))
 		}
 	}
 	return args
 }
+
+// readable drops digits that nobody reads.
+func readable(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
