@@ -46,6 +46,10 @@ func TestTimes(t *testing.T) {
 			[]step{{0, "["}, {2, "p"}, {3, "]"}, {4, "["}, {1, "]"}, {1, "{"}, {0, "}"}, {0, "{"}, {0, "}"}},
 			[]Times{{Append: 6 * ms, Held: 4 * ms, Commit: 1 * ms}, {Loop: LoopTime(5 * ms), Append: 1 * ms, Commit: 1 * ms}},
 		}, {
+			"the second one is written and the third one lies behind it, while the first one is on its way",
+			[]step{{0, "["}, {2, "]"}, {1, "["}, {2, "p"}, {3, "]"}, {2, "["}, {1, "{"}, {0, "}"}},
+			[]Times{{Append: 8 * ms, Held: 2 * ms, Commit: 1 * ms}},
+		}, {
 			"the second one waits for the machine, which has the first one",
 			[]step{{0, "["}, {1, "]"}, {1, "{"}, {1, "["}, {1, "]"}, {6, "}K"}, {1, "{"}, {0, "}"}},
 			[]Times{{Append: 1 * ms, Commit: 1 * ms}, {Loop: LoopTime(1 * ms), Append: 1 * ms, Wait: 7 * ms}},
