@@ -21,6 +21,7 @@ type fakeNode struct {
 	rooms      []admin.RoomStatus
 	mu         sync.Mutex
 	partitions []admin.PartitionStatus
+	drift      admin.Drift
 	transfer   func(partition int, to string) error
 }
 
@@ -46,7 +47,7 @@ func (f *fakeNode) Rooms(limit int, _ string) []admin.RoomStatus {
 	return f.rooms[:min(limit, len(f.rooms))]
 }
 
-func (f *fakeNode) Drift(int) admin.Drift { return admin.Drift{Node: f.status.Node} }
+func (f *fakeNode) Drift(int) admin.Drift { return f.drift }
 
 func (f *fakeNode) Transfer(_ context.Context, partition int, to string) error {
 	return f.transfer(partition, to)
@@ -128,7 +129,7 @@ func TestNobodyAnswers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.node.Name = "n1"
-			for _, command := range []string{"node list", "partition list", "room list", "room show a", "partition show 0", "partition transfer 0 --to n1"} {
+			for _, command := range []string{"node list", "partition list", "room list", "room show a", "partition show 0", "partition transfer 0 --to n1", "top --once", "top"} {
 				got := ask(t, []client.Node{tt.node}, 1, strings.Fields(command)...)
 				if !strings.Contains(got.stderr, "roomlog: no node answered: n1: ") || !strings.Contains(got.stderr, tt.want) || got.stdout != "" {
 					t.Errorf("%s: %q, %q, want %q", command, got.stdout, got.stderr, tt.want)

@@ -77,7 +77,7 @@ subscribe ROOM" then talk to it.`,
 
 	root.AddCommand(
 		newPublish(a), newSubscribe(a), newReplay(a),
-		newRoom(a), newPartition(a), newNode(a), newBench(a),
+		newRoom(a), newPartition(a), newNode(a), newTop(a), newBench(a),
 	)
 	for _, local := range []*cobra.Command{newServe(a), newDev(a), newVerify(a), newCerts(a), newConfig(a), newVersion(a)} {
 		root.AddCommand(local)
