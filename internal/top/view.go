@@ -164,7 +164,7 @@ space pauses
 ? closes this
 q or Ctrl-C quits
 Times are ms of the last 5 to 10 s, or as they say (s, m, h).
-P50 P99: from received to handed to subscribers
+P50 P99: age of messages when handed to subscribers or, if worse, received to applied
 RECV to APLY: p99 of receive, propose, append, commit, apply on the leader
 WRIT: p99 of write, the worst node's
 -: no message of late
