@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -29,7 +32,7 @@ The last line of the output is one JSON object with the settings and the figures
 with -o json it is the only one. Times of messages count from when they were due,
 also if they could not be sent then.`,
 	}
-	cmd.AddCommand(newBenchPublish(a), newBenchLatency(a))
+	cmd.AddCommand(newBenchPublish(a), newBenchLatency(a), newBenchFanout(a), newBenchIdle(a))
 	return cmd
 }
 
@@ -40,6 +43,7 @@ type benchmark struct {
 	settings bench.Settings
 	duration time.Duration
 	dir      string
+	plot     string         // file
 	checks   []func() error // of the flags' values
 }
 
@@ -47,7 +51,7 @@ type benchmark struct {
 func newBenchmark(a *app, cmd *cobra.Command, name string, duration time.Duration, partitions int) *benchmark {
 	b := &benchmark{app: a, flags: cmd.Flags(), settings: bench.Settings{Bench: name}}
 	cmd.Args = noArgs
-	b.flags.DurationVar(&b.duration, "duration", duration, "how long to measure, after a warm-up of one second")
+	b.flags.DurationVar(&b.duration, "duration", duration, "how long to measure, after a warm-up of a second")
 	b.flags.StringVar(&b.dir, "dir", "", "where the cluster's temporary directory is made (default $TMPDIR)")
 	b.count(&b.settings.Rooms, "rooms", 1, 1, 100_000, "how many rooms, spread evenly over the partitions")
 	b.count(&b.settings.Partitions, "partitions", partitions, 1, maxPartitions, "how many partitions the cluster gets")
@@ -92,6 +96,33 @@ func (b *benchmark) payload(least int) {
 	b.count(&b.settings.Payload, "payload", 128, least, wire.MaxPayload, "bytes of a message")
 }
 
+// plotFlag adds --plot.
+func (b *benchmark) plotFlag() {
+	b.flags.StringVar(&b.plot, "plot", "", "draw latencies over time into this PNG file")
+	b.check(func() error {
+		if b.settings.Plot = b.plot != ""; !b.settings.Plot {
+			return nil
+		}
+		if !strings.HasSuffix(b.plot, ".png") {
+			return usagef("--plot %q: give a name that ends in .png", b.plot)
+		}
+		if _, err := os.Stat(filepath.Dir(b.plot)); err != nil { // now, not when all has been measured
+			return usagef("--plot: %w", err)
+		}
+		return nil
+	})
+}
+
+// files checks that so many connections can be made.
+func (b *benchmark) files(conns int) error {
+	const others = 100
+	if most := bench.MaxFiles(); most > 0 && conns+others > most {
+		return usagef("%d connections: this process may have %d files and sockets open; ask for fewer, or raise the limit (ulimit -n)",
+			conns, most)
+	}
+	return nil
+}
+
 // running tells whether a cluster that runs is to be measured. It must be named
 // on the command line: a variable that was set for other commands shall not turn
 // a load against a cluster in use.
@@ -100,6 +131,9 @@ func (b *benchmark) running() bool { return b.app.given("profile") || b.app.give
 // target starts the cluster, or finds it.
 func (b *benchmark) target(ctx context.Context) (*bench.Target, error) {
 	if !b.running() {
+		if dir := cmp.Or(b.dir, os.TempDir()); bench.InMemory(dir) {
+			b.app.warn(dir + " lies in memory, where an fsync costs nothing: name a directory on a disk with --dir")
+		}
 		binary, err := os.Executable()
 		if err != nil {
 			return nil, err
@@ -126,6 +160,7 @@ func (b *benchmark) target(ctx context.Context) (*bench.Target, error) {
 // figures are what a benchmark has found.
 type figures struct {
 	report any               // one line of JSON
+	course *bench.Course     // for --plot
 	text   func(w io.Writer) // for people
 }
 
@@ -144,6 +179,11 @@ func (b *benchmark) run(ctx context.Context, measure func(context.Context, *benc
 		return errInterrupted
 	case err != nil:
 		return err
+	}
+	if b.plot != "" {
+		if err := found.course.Draw("roomlog bench "+b.settings.Bench, b.plot); err != nil {
+			return err
+		}
 	}
 	if b.app.output == "text" {
 		if err := b.app.emit(nil, found.text); err != nil {

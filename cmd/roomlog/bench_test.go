@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/roomlog/roomlog/internal/bench"
 )
 
 func TestBenchFlags(t *testing.T) {
@@ -22,6 +24,19 @@ func TestBenchFlags(t *testing.T) {
 		{"publish --duration x", `--duration: "x" is not a duration`},
 		{"publish --profile p --partitions 3", "--partitions and --dir are for a cluster that is started here"},
 		{"publish now", `takes no arguments, but was given "now"`},
+		{"publish --plot x.pdf", `--plot "x.pdf": give a name that ends in .png`},
+		{"publish --plot missing/x.png", "--plot: stat missing: no such file"},
+		{"publish --clients 9000 --inflight 9000", "27000 connections: this process may have "},
+		{"fanout --subs 3 --rooms 4", "--subs 3: give at least one for each of the 4 rooms"},
+		{"fanout --subs 3 --conns 4", "--conns 4: more than the 3 subscribers"},
+		{"fanout --subs 50000", "50000 connections: this process may have "},
+		{"fanout --rate 0", "--rate 0: give a number from 0.1 to"},
+		{"fanout --rate 1e6 --duration 1m", "are too many messages; give a lower rate or a shorter --duration"},
+		{"fanout --search --plot x.png", "--plot: it shows one rate; leave it out with --search"},
+		{"fanout --limit 1s", "--limit: give it with --search"},
+		{"fanout --limit 0s --search", "--limit 0s: give 1ms to 1m"},
+		{"idle --subs 0", "--subs 0: give a number from 1 to"},
+		{"idle --subs 3 --rooms 4", "--subs 3: give at least one for each of the 4 rooms"},
 		{"latency --payload 23", "--payload 23: give a number from 24 to"},
 		{"latency --mode async", `--mode "async": use e2e or sync`},
 		{"latency --rate 0", "--rate 0: mode e2e needs a number above 0"},
@@ -38,34 +53,29 @@ func TestBenchFlags(t *testing.T) {
 	}
 }
 
-// runBench runs a benchmark and returns its last line. Nothing of its cluster is
-// left behind.
+// runBench runs a benchmark and returns its last line.
 func runBench(t *testing.T, args string) map[string]any {
 	t.Helper()
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
-	dir := t.TempDir()
-	got := run(t, nil, append([]string{"bench"}, strings.Fields(args+" --partitions 3 --dir "+dir)...)...)
+	got := run(t, nil, append([]string{"bench"}, strings.Fields(args)...)...)
 	if got.code != 0 {
-		t.Fatalf("exit %d: %s", got.code, got.stderr)
-	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Fatalf("%s: exit %d: %s", args, got.code, got.stderr)
 	}
 	lines := strings.Split(strings.TrimSuffix(got.stdout, "\n"), "\n")
 	var last map[string]any
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil {
-		t.Fatalf("the last line is %q: %v", lines[len(lines)-1], err)
+		t.Fatalf("%s: the last line is %q: %v", args, lines[len(lines)-1], err)
 	}
 	if text := len(lines) > 1; text == strings.Contains(args, "-o json") {
-		t.Errorf("printed %d lines: %s", len(lines), got.stdout)
+		t.Errorf("%s printed %d lines: %s", args, len(lines), got.stdout)
 	}
 	return last
 }
 
-// positive are figures that are never 0, clean those that must be.
-func checkFigures(t *testing.T, report map[string]any, positive ...string) {
+// checkFigures looks for the figures that are never 0, and those that must be.
+func checkFigures(t *testing.T, report map[string]any, positive string) {
 	t.Helper()
-	for _, name := range append(positive, "duration_s", "cpus", "rooms") {
+	for _, name := range append(strings.Fields(positive), "duration_s", "cpus", "rooms") {
 		if v, ok := report[name].(float64); !ok || v <= 0 {
 			t.Errorf("%s is %v", name, report[name])
 		}
@@ -75,33 +85,80 @@ func checkFigures(t *testing.T, report map[string]any, positive ...string) {
 			t.Errorf("%s is %v", name, report[name])
 		}
 	}
-	for name, want := range map[string]any{"fsync": true, "servers": "fresh", "partitions": 3.0} {
-		if report[name] != want {
-			t.Errorf("%s is %v, want %v", name, report[name], want)
-		}
+	leaders, _ := report["leaders"].(map[string]any)
+	if report["fsync"] != true || report["partitions"] != 3.0 || len(leaders) != 3 {
+		t.Errorf("settings are %v", report)
+	}
+}
+
+// checkFresh: the benchmark's own cluster is gone, and was balanced.
+func checkFresh(t *testing.T, report map[string]any, dir string) {
+	t.Helper()
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 	leaders, _ := report["leaders"].(map[string]any)
-	for _, node := range []string{"n1", "n2", "n3"} {
-		if leaders[node] != 1.0 {
-			t.Errorf("leaders are %v, want one on each node", leaders)
-			break
-		}
+	if report["servers"] != "fresh" || leaders["n1"] != 1.0 || leaders["n2"] != 1.0 || leaders["n3"] != 1.0 {
+		t.Errorf("the servers were %v, with leaders %v", report["servers"], leaders)
 	}
 }
 
 func TestBenchPublish(t *testing.T) {
-	closed := runBench(t, "publish --duration 300ms --rooms 4 --clients 2 --inflight 64")
-	checkFigures(t, closed, "acked_per_s", "server_cpu_us_per_msg", "client_cpu_us_per_msg", "p50_ms", "p99_ms", "p999_ms")
+	dir := t.TempDir()
+	plot := filepath.Join(t.TempDir(), "p.png")
+	r := runBench(t, "publish --partitions 3 --duration 200ms --rooms 4 --clients 2 --inflight 64 --dir "+dir+" --plot "+plot)
+	checkFresh(t, r, dir)
+	checkFigures(t, r, "acked_per_s server_cpu_us_per_msg client_cpu_us_per_msg p50_ms p99_ms p999_ms")
+	if _, err := os.Stat(plot); err != nil {
+		t.Error(err)
+	}
 }
 
-func TestBenchLatency(t *testing.T) {
-	e2e := runBench(t, "latency --duration 300ms --rooms 5 --rate 200 -o json")
-	checkFigures(t, e2e, "achieved_per_s", "server_cpu_us_per_msg", "p50_ms", "p99_ms", "p999_ms")
-	if got := e2e["achieved_per_s"].(float64); got < 100 || got > 300 {
-		t.Errorf("%v a second achieved of 200", got)
+func TestBenchIdle(t *testing.T) {
+	dir := t.TempDir()
+	r := runBench(t, "idle --partitions 3 --duration 100ms --subs 6 --rooms 2 -o json --dir "+dir)
+	checkFresh(t, r, dir)
+	checkFigures(t, r, "server_cpu_cores connects_per_s rss_before_mb rss_after_mb server_cpu_ms_per_connect")
+	if _, ok := r["rss_kib_per_conn"].(float64); !ok {
+		t.Errorf("rss_kib_per_conn is %v", r["rss_kib_per_conn"])
 	}
-	sync := runBench(t, "latency --mode sync --duration 300ms")
-	checkFigures(t, sync, "achieved_per_s", "server_cpu_us_per_msg", "p50_ms", "p99_ms", "p999_ms")
+}
+
+// TestBenchRunning measures a cluster that runs already.
+func TestBenchRunning(t *testing.T) {
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	dir := t.TempDir()
+	cluster, err := bench.StartTarget(t.Context(), os.Args[0], dir, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	profiles, _ := filepath.Glob(filepath.Join(dir, "*", "profile.yaml"))
+	if len(profiles) != 1 {
+		t.Fatalf("profiles: %v", profiles)
+	}
+	const latencies = " p50_ms p99_ms p999_ms"
+	for _, tt := range []struct{ name, args, positive, cpu string }{
+		{"e2e", "latency --rooms 5 --rate 200", "achieved_per_s" + latencies, "server_cpu_us_per_msg"},
+		{"sync", "latency --mode sync", "achieved_per_s" + latencies, "server_cpu_us_per_msg"},
+		{"sync at a rate", "latency --mode sync --rate 50 -o json", "achieved_per_s rate" + latencies, "server_cpu_us_per_msg"},
+		{"publish at a rate", "publish --rooms 4 --rate 300", "acked_per_s rate" + latencies, "server_cpu_us_per_msg"},
+		{"fanout", "fanout --subs 9 --conns 5 --rooms 2 --stalled 1 --rate 100 -o json",
+			"deliveries_per_s client_cpu_us_per_delivery spread_p99_ms" + latencies, "server_cpu_us_per_delivery"},
+		{"idle", "idle --subs 3", "connects_per_s", "server_cpu_cores"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := runBench(t, tt.args+" --duration 200ms --profile "+profiles[0])
+			checkFigures(t, r, tt.positive)
+			if cpu, there := r[tt.cpu]; !there || cpu != nil || r["servers"] != "running" {
+				t.Errorf("%s is %v, there: %v; servers are %v", tt.cpu, cpu, there, r["servers"])
+			}
+		})
+	}
 }
 
 // TestBenchNoDir: the directory of --dir must be there.

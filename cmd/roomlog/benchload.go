@@ -28,6 +28,7 @@ from the call to the ack; with --rate, from when the message was due.`,
 	b.count(&b.settings.Clients, "clients", 1, 1, 10_000, "how many clients publish, each over connections of its own")
 	b.count(&b.settings.InFlight, "inflight", 4096, 1, 10_000*wire.MaxWindow, "messages without an ack, of all clients together")
 	b.rate(0, 0, "messages a second, of all clients together (default: as fast as acks come)")
+	b.plotFlag()
 	b.check(func() error {
 		switch n := b.settings.Clients; {
 		case b.settings.InFlight < n:
@@ -36,7 +37,8 @@ from the call to the ack; with --rate, from when the message was due.`,
 			return usagef("--inflight %d: %d is the most for %s (%d each); give more with --clients", b.settings.InFlight,
 				n*wire.MaxWindow, plural(n, "client"), wire.MaxWindow)
 		}
-		return nil
+		const nodes = 3 // a client is connected to each leader of its rooms
+		return b.files(nodes * b.settings.Clients)
 	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return b.run(cmd.Context(), func(ctx context.Context, t *bench.Target, progress bench.Progress) (figures, error) {
@@ -44,7 +46,7 @@ from the call to the ack; with --rate, from when the message was due.`,
 			if err != nil {
 				return figures{}, err
 			}
-			return figures{r, func(w io.Writer) {
+			return figures{r, r.Course, func(w io.Writer) {
 				fmt.Fprintf(w, "%.0f acked a second; CPU for each: servers %s, client %s\n", r.Acked, micros(r.ServerCPU), micros(r.ClientCPU))
 				printLatency(w, "publish to ack", r.Latency)
 				printFaults(w, r.Faults)
@@ -69,6 +71,7 @@ at a time, and the time is from publish to ack.`,
 	b.payload(bench.MinPayload)
 	b.flags.StringVar(&b.settings.Mode, "mode", bench.EndToEnd, "e2e or sync")
 	b.rate(1000, 0, "messages a second, over all rooms (in mode sync, default: the next one when the last is acked)")
+	b.plotFlag()
 	b.check(func() error {
 		switch {
 		case b.settings.Mode == bench.Sync && !b.flags.Changed("rate"):
@@ -86,7 +89,7 @@ at a time, and the time is from publish to ack.`,
 			if err != nil {
 				return figures{}, err
 			}
-			return figures{r, func(w io.Writer) {
+			return figures{r, r.Course, func(w io.Writer) {
 				what := "due to received"
 				if r.Mode == bench.Sync {
 					what = "publish to ack"

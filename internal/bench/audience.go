@@ -20,7 +20,7 @@ type audience struct {
 	subs    []*subscriber
 	round   atomic.Pointer[round]
 
-	cancel context.CancelFunc
+	cancel context.CancelFunc // ends all subscribers
 	ended  sync.WaitGroup
 	failed chan error // the first one's
 }
@@ -31,12 +31,27 @@ type round struct {
 	mark     uint32
 	window   window
 	recorder recorder
+	spreads  *spreads // nil unless wanted
 
-	arrived atomic.Int64  // subscribers that have seen the mark
-	all     chan struct{} // closed when all have
+	hopeless time.Duration // call stop when a message comes so late; 0: never
+	stop     func()
 
-	delivered atomic.Int64 // messages due in the window
-	inTime    atomic.Int64 // messages that came in the window
+	awaited atomic.Int64  // subscribers that have not seen the mark yet
+	all     chan struct{} // closed when there are none
+	inTime  atomic.Int64  // messages that came in the window
+}
+
+func newRound(mark uint32, w window, subscribers int) *round {
+	r := &round{mark: mark, window: w, all: make(chan struct{})}
+	r.awaited.Store(int64(subscribers))
+	return r
+}
+
+// arrive is called for a subscriber that has seen the mark.
+func (r *round) arrive() {
+	if r.awaited.Add(-1) == 0 {
+		close(r.all)
+	}
 }
 
 // subscriber follows one room. All but seen belongs to its goroutine.
@@ -51,11 +66,8 @@ type subscriber struct {
 }
 
 func newAudience(rooms []*room) *audience {
-	return &audience{clock: startClock(), rooms: rooms, failed: make(chan error, 1)}
+	return &audience{clock: startClock(), rooms: rooms, failed: make(chan error, 1), cancel: func() {}}
 }
-
-// begin makes r the round that counts.
-func (a *audience) begin(r *round) { a.round.Store(r) }
 
 // dial adds n clients. The i-th connects to the node that at names.
 func (a *audience) dial(ctx context.Context, t *Target, n int, at func(i int) string, tell func(done float64)) error {
@@ -107,23 +119,45 @@ func dialMany(ctx context.Context, t *Target, n int, at func(i int) string, tell
 	return slices.DeleteFunc(clients, func(c *client.Client) bool { return c == nil }), context.Cause(ctx)
 }
 
-// follow starts n subscribers. The i-th follows room i mod their number, with
-// the client that by names.
-func (a *audience) follow(ctx context.Context, n int, by func(i int) int) {
+// follow starts n subscribers, and with them those that stall after the first
+// message. The i-th follows room i mod their number, with the client that by
+// names; those that stall come last.
+func (a *audience) follow(ctx context.Context, n, stalled int, by func(i int) int) {
 	ctx, a.cancel = context.WithCancel(ctx)
 	for i := range n {
 		a.subs = append(a.subs, &subscriber{index: i, client: a.clients[by(i)], room: a.rooms[i%len(a.rooms)]})
 	}
 	for _, s := range a.subs {
-		a.ended.Go(func() {
-			if err := a.read(ctx, s); err != nil {
-				select {
-				case a.failed <- err:
-				default: // not the first
-				}
-			}
-		})
+		a.ended.Go(func() { a.fail(a.read(ctx, s)) })
 	}
+	for i := range stalled {
+		c, r := a.clients[by(n+i)], a.rooms[i%len(a.rooms)]
+		a.ended.Go(func() { a.fail(a.stall(ctx, c, r)) })
+	}
+}
+
+// fail keeps the first error.
+func (a *audience) fail(err error) {
+	if err == nil {
+		return
+	}
+	select {
+	case a.failed <- err:
+	default:
+	}
+}
+
+// stall reads one message and no more, until ctx ends.
+func (a *audience) stall(ctx context.Context, c *client.Client, r *room) error {
+	for _, err := range c.Subscribe(ctx, r.name, client.After(0)) {
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("a subscriber of room %s that was to stall: %w", r.name, err)
+		}
+		a.round.Load().arrive()
+		<-ctx.Done()
+		break
+	}
+	return nil
 }
 
 func (a *audience) read(ctx context.Context, s *subscriber) error {
@@ -158,19 +192,25 @@ func (a *audience) take(s *subscriber, h header) {
 	s.seen.Add(1)
 	r := a.round.Load()
 	if h.mark != 0 {
-		if h.mark == r.mark && r.arrived.Add(1) == int64(len(a.subs)) {
-			close(r.all)
+		if h.mark == r.mark {
+			r.arrive()
 		}
 		return
 	}
 	if r.window.has(now) {
 		r.inTime.Add(1)
 	}
+	late := now - h.due
+	if r.hopeless != 0 && late > r.hopeless {
+		r.stop()
+	}
 	if !r.window.has(h.due) {
 		return
 	}
-	r.delivered.Add(1)
-	r.recorder.record(s.index, h.due, now-h.due)
+	r.recorder.record(s.index, h.due, late)
+	if r.spreads != nil {
+		r.spreads.take(h, late)
+	}
 }
 
 // patience is how long subscribers may get nothing while they still miss
@@ -222,9 +262,7 @@ func (a *audience) faults() (sum Faults) {
 }
 
 func (a *audience) close() {
-	if a.cancel != nil {
-		a.cancel()
-	}
+	a.cancel()
 	var closing sync.WaitGroup
 	for _, c := range a.clients {
 		closing.Go(func() { c.Close() })
@@ -255,9 +293,9 @@ func (s *speaker) say(ctx context.Context, r *room, due time.Duration, mark uint
 	return nil
 }
 
-// end publishes the round's mark to every room and waits until all subscribers
-// have seen it, and with it everything before.
-func (s *speaker) end(ctx context.Context, a *audience, r *round) error {
+// publish puts the round's mark into every room and returns when all that was
+// published is acked.
+func (s *speaker) publish(ctx context.Context, a *audience, r *round) error {
 	for _, room := range a.rooms {
 		if err := s.say(ctx, room, 0, r.mark); err != nil {
 			return err
@@ -266,21 +304,14 @@ func (s *speaker) end(ctx context.Context, a *audience, r *round) error {
 	if err := s.client.Flush(ctx); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
-	return a.await(ctx, r)
+	return nil
 }
 
-// play publishes to the rooms in turn, rate messages a second in all from began
-// to the end of the round's window. It returns how many were due within that.
-func (s *speaker) play(ctx context.Context, a *audience, r *round, rate float64, began time.Duration) (due int64, err error) {
-	plan := schedule{rate}
-	from := clock{s.clock.began.Add(began)}
-	err = plan.run(ctx, from, plan.count(r.window.to-began), func(n int, at time.Duration) error {
-		at += began
-		if r.window.has(at) {
-			due++
-			s.late.record(0, at, s.clock.now()-at)
-		}
-		return s.say(ctx, a.rooms[n%len(a.rooms)], at, 0)
-	})
-	return due, err
+// end is publish, and returns when all subscribers have seen the mark, and with it
+// everything before.
+func (s *speaker) end(ctx context.Context, a *audience, r *round) error {
+	if err := s.publish(ctx, a, r); err != nil {
+		return err
+	}
+	return a.await(ctx, r)
 }

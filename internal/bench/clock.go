@@ -40,6 +40,12 @@ func (c clock) sleepUntil(ctx context.Context, at time.Duration, tell func(done 
 // window is the part of a load that is counted: from <= t < to.
 type window struct{ from, to time.Duration }
 
+// loadWindow is that of a load that begins at began and is measured for d.
+func loadWindow(began, d time.Duration) window {
+	from := began + warmUp(d)
+	return window{from, from + d}
+}
+
 func (w window) has(t time.Duration) bool { return w.from <= t && t < w.to }
 
 func (w window) length() time.Duration { return w.to - w.from }

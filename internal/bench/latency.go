@@ -33,7 +33,7 @@ type LatencyReport struct {
 // each room is on another node. In mode sync a publisher has one message on its
 // way, at s.Rate if that is given.
 func RunLatency(ctx context.Context, t *Target, s Settings, d time.Duration, progress Progress) (*LatencyReport, error) {
-	s.describe(t, d, warmUp)
+	s.describe(t, d, warmUp(d))
 	if s.Mode == Sync {
 		return runSync(ctx, t, s, d, progress)
 	}
@@ -47,23 +47,23 @@ func runEndToEnd(ctx context.Context, t *Target, s Settings, d time.Duration, pr
 	if err := a.dial(ctx, t, len(t.nodes), at, func(done float64) { progress("connecting", done) }); err != nil {
 		return nil, err
 	}
-	l, err := startLoad(ctx, t, a, s, progress)
+	l, err := startLoad(ctx, t, a, s.Payload, progress)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close()
-	a.follow(ctx, s.Rooms, func(i int) int { return t.other(a.rooms[i].leader) })
-	if err := l.ready(ctx); err != nil {
+	a.follow(ctx, s.Rooms, 0, func(i int) int { return t.other(a.rooms[i].leader) })
+	if err := l.ready(ctx, s.Rooms); err != nil {
 		return nil, err
 	}
-	m, err := l.measure(ctx, s.Rate, d, s.Plot)
+	m, err := l.measure(ctx, order{rate: s.Rate, duration: d, course: s.Plot})
 	if err != nil {
 		return nil, err
 	}
 	cpu := m.cpu(m.due)
 	return &LatencyReport{
 		Settings: s, Latency: m.latency(), Achieved: m.perSecond(),
-		ServerCPU: roundPtr(cpu.servers, 2), ClientCPU: roundPtr(cpu.own, 2),
+		ServerCPU: cutPtr(cpu.servers, 2), ClientCPU: cutPtr(cpu.own, 2),
 		SendLate: m.sendLate, Faults: a.faults(),
 		Course: m.round.recorder.course.export("due to received"),
 	}, nil
@@ -82,9 +82,9 @@ func runSync(ctx context.Context, t *Target, s Settings, d time.Duration, progre
 	}
 	defer c.Close()
 	l := syncLoad{client: c, rooms: rooms, payload: make([]byte, s.Payload), checks: make([]checker, len(rooms))}
-	l.recorder.course = newCourse(window{warmUp, warmUp + d}, s.Plot)
+	l.recorder.course = newCourse(loadWindow(0, d), s.Plot)
 	report := &LatencyReport{Settings: s}
-	if err := l.measure(ctx, t, report, window{warmUp, warmUp + d}, progress); err != nil {
+	if err := l.measure(ctx, t, report, loadWindow(0, d), progress); err != nil {
 		return nil, err
 	}
 	for i, r := range rooms {
@@ -137,7 +137,7 @@ func (l *syncLoad) measure(ctx context.Context, t *Target, report *LatencyReport
 	report.Achieved = cut(float64(l.counted)/w.length().Seconds(), 1)
 	report.Latency = latencyOf(l.recorder.total())
 	report.SendLate = latencyOf(l.late.total()).P99
-	report.ServerCPU, report.ClientCPU = roundPtr(cpu.servers, 2), roundPtr(cpu.own, 2)
+	report.ServerCPU, report.ClientCPU = cutPtr(cpu.servers, 2), cutPtr(cpu.own, 2)
 	return nil
 }
 

@@ -51,6 +51,12 @@ func (o operators) ask(ctx context.Context, n client.Node, method, path string, 
 	return json.NewDecoder(resp.Body).Decode(out)
 }
 
+// collectGarbage returns when the node has. Asking for a profile of its memory
+// makes it do so.
+func (o operators) collectGarbage(ctx context.Context, n client.Node) error {
+	return o.ask(ctx, n, http.MethodGet, "/debug/pprof/heap?gc=1", nil)
+}
+
 // leaders returns the leader of each partition, "" where none says that it is.
 func (o operators) leaders(ctx context.Context) ([]string, error) {
 	var leaders []string

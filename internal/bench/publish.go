@@ -28,8 +28,8 @@ type PublishReport struct {
 // room belongs to one publisher, or to several if there are more of these; a
 // publisher takes its rooms in turn.
 func RunPublish(ctx context.Context, t *Target, s Settings, d time.Duration, progress Progress) (*PublishReport, error) {
-	s.describe(t, d, warmUp)
-	l := publishLoad{target: t, settings: s, window: window{warmUp, warmUp + d}, rooms: t.rooms(s.Rooms)}
+	s.describe(t, d, warmUp(d))
+	l := publishLoad{target: t, settings: s, window: loadWindow(0, d), rooms: t.rooms(s.Rooms)}
 	l.recorder.course = newCourse(l.window, s.Plot)
 	if err := l.connect(ctx, progress); err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func (l *publishLoad) run(ctx context.Context, report *PublishReport, progress P
 	n := l.counted.Load()
 	cpu := from.per(to, l.window.length(), n)
 	report.Acked = cut(float64(n)/l.window.length().Seconds(), 1)
-	report.ServerCPU, report.ClientCPU = roundPtr(cpu.servers, 3), roundPtr(cpu.own, 3)
+	report.ServerCPU, report.ClientCPU = cutPtr(cpu.servers, 3), cutPtr(cpu.own, 3)
 	report.Latency = latencyOf(l.recorder.total())
 	return nil
 }

@@ -74,7 +74,7 @@ func cut(v float64, digits int) float64 {
 	return math.Round(v*f) / f
 }
 
-func roundPtr(v *float64, digits int) *float64 {
+func cutPtr(v *float64, digits int) *float64 {
 	if v == nil {
 		return nil
 	}

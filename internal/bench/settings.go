@@ -25,8 +25,9 @@ type Settings struct {
 	Rate       float64 `json:"rate,omitempty"`     // messages a second; 0: as fast as acks come
 	Mode       string  `json:"mode,omitempty"`
 	Subs       int     `json:"subs,omitempty"`
-	Conns      int     `json:"conns,omitempty"` // of all subscribers together
-	Stalled    int     `json:"stalled,omitempty"`
+	Conns      int     `json:"conns,omitempty"`    // of all subscribers together
+	Stalled    int     `json:"stalled,omitempty"`  // subscribers more that stop reading
+	Limit      float64 `json:"limit_ms,omitempty"` // p99 that a search allows
 
 	Plot bool `json:"-"` // keep how latencies went over time
 }
@@ -38,18 +39,19 @@ const (
 )
 
 // describe fills in what the target and the machine say.
-func (s *Settings) describe(t *Target, d, warmUp time.Duration) {
+func (s *Settings) describe(t *Target, d, warm time.Duration) {
 	s.Fsync = true
 	s.Servers, s.Procs = t.kind, t.procs
 	s.Leaders = t.led()
 	s.CPUs = runtime.NumCPU()
 	s.Partitions = t.Partitions()
-	s.Duration, s.WarmUp = d.Seconds(), warmUp.Seconds()
+	s.Duration, s.WarmUp = d.Seconds(), warm.Seconds()
 }
 
 // Progress is told what is being done and how far it has come, 0 to 1. It is
 // called by one goroutine at a time.
 type Progress func(what string, done float64)
 
-// warmUp is how long a load runs before it is measured.
-const warmUp = time.Second
+// warmUp is how long a load that is measured for d runs before: a second, but no
+// longer than d.
+func warmUp(d time.Duration) time.Duration { return min(time.Second, d) }

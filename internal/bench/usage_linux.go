@@ -52,3 +52,10 @@ func residentBytes(pid int) (int64, error) {
 	}
 	return 0, errors.New(name + " has no line Rss")
 }
+
+// InMemory tells whether a directory is kept in memory alone, where an fsync costs
+// nothing. It is false where that is not known.
+func InMemory(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
+}
