@@ -102,7 +102,7 @@ func TestPause(t *testing.T) {
 
 func TestAnswersAreShown(t *testing.T) {
 	var m tea.Model = newTestModel(busy(4))
-	m, _ = m.Update(Answer{Node: "n1", At: noon.Add(time.Second), Err: gone})
+	m, _ = m.Update(Answer{Node: "n1", At: noon.Add(time.Second), Err: errGone})
 	holds(t, drawn(t, m, 80, 24), "1/3 nodes", "! n1 down since", "connection refused", "!0 n1?", "n1 down", "1 n2 ")
 }
 

@@ -31,7 +31,7 @@ func led(leader string, term uint64) admin.PartitionStatus {
 	return admin.PartitionStatus{Leader: leader, Term: term}
 }
 
-var gone = errors.New("connection refused")
+var errGone = errors.New("connection refused")
 
 func TestPartitionOfReplicas(t *testing.T) {
 	stage := func(p99 float64) admin.StageDrift { return admin.StageDrift{P99Ms: p99, Count: 1} }
@@ -64,7 +64,7 @@ func TestPartitionOfReplicas(t *testing.T) {
 		{
 			name: "while the leader is down no stage of it is known, and the fastest replica tells the rate",
 			answers: []Answer{
-				{Node: "n1", Err: gone},
+				{Node: "n1", Err: errGone},
 				says("n2", led("n1", 3), admin.PartitionDrift{InObjective: true, MessagesPerS: 4, Stages: admin.StagesDrift{Append: stage(3), Write: stage(1)}}),
 				says("n3", led("n1", 3), admin.PartitionDrift{InObjective: true, MessagesPerS: 5}),
 			},
@@ -97,7 +97,7 @@ func TestPartitionOfReplicas(t *testing.T) {
 		},
 		{
 			name:    "that it is the leader, if nobody knows more",
-			answers: []Answer{{Node: "n1", Err: gone}, says("n2", led("n1", 1), out("leader", 300)), says("n3", led("n1", 1), in)},
+			answers: []Answer{{Node: "n1", Err: errGone}, says("n2", led("n1", 1), out("leader", 300)), says("n3", led("n1", 1), in)},
 			want:    Partition{Leader: "n1", Term: 1, Cause: "leader", CauseNode: "n1", P99Ms: 300},
 		},
 		{
@@ -135,7 +135,7 @@ func TestTotals(t *testing.T) {
 	a.Drift.Partitions = append(a.Drift.Partitions, admin.PartitionDrift{Partition: 1, Cause: "append", MessagesPerS: 10, DeliveriesPerS: 20, Subscribers: 30, P99Ms: 140})
 	a.Drift.OffsetErrorMs, a.Status = 0.5, admin.NodeStatus{Version: "v1", Leaders: 2, Replicas: 2}
 	b := Answer{Node: "n2", At: noon, Drift: admin.Drift{ObjectiveMs: 80, OffsetErrorMs: 0.2}}
-	s := snapshotOf(a, b, Answer{Node: "n3", Err: gone})
+	s := snapshotOf(a, b, Answer{Node: "n3", Err: errGone})
 	if s.Alive != 2 || s.MessagesPerS != 11 || s.DeliveriesPerS != 22 || s.Subscribers != 33 || s.ObjectiveMs != 80 ||
 		s.OutOfObjective != 1 || s.OffsetErrorMs != 0.5 || s.Worst == nil || *s.Worst != (Worst{1, 140}) {
 		t.Errorf("%+v, worst %+v", s, s.Worst)
@@ -154,7 +154,7 @@ func TestDownSince(t *testing.T) {
 	if n := look(); n.Alive || n.Error != "" || !n.Since.Equal(noon) {
 		t.Errorf("before any answer: %+v", n)
 	}
-	s.Add(Answer{Node: "n1", At: noon.Add(time.Second), Err: gone})
+	s.Add(Answer{Node: "n1", At: noon.Add(time.Second), Err: errGone})
 	if n := look(); n.Alive || n.Error != "connection refused" || !n.Since.Equal(noon) {
 		t.Errorf("down from the start: %+v", n)
 	}
@@ -163,7 +163,7 @@ func TestDownSince(t *testing.T) {
 		t.Errorf("up: %+v", n)
 	}
 	for range 2 {
-		s.Add(Answer{Node: "n1", At: noon.Add(9 * time.Second), Err: gone})
+		s.Add(Answer{Node: "n1", At: noon.Add(9 * time.Second), Err: errGone})
 		if n := look(); n.Alive || !n.Since.Equal(noon.Add(2*time.Second)) {
 			t.Errorf("down again: %+v", n)
 		}
@@ -196,7 +196,7 @@ func TestRoomsAndCursors(t *testing.T) {
 	if want := "a@n2 d@n1 b@n2 c@n1 z@n1 "; order != want || len(s.Cursors) != kept {
 		t.Errorf("%d cursors: %s, want %s", len(s.Cursors), order, want)
 	}
-	if a.Err = gone; len(snapshotOf(a).Rooms)+len(snapshotOf(a).Cursors) > 0 {
+	if a.Err = errGone; len(snapshotOf(a).Rooms)+len(snapshotOf(a).Cursors) > 0 {
 		t.Error("a node that is down counts")
 	}
 }
