@@ -64,36 +64,34 @@ type publisher struct {
 	load   *publishLoad
 	index  int
 	client *client.Client
-	rooms  []*room
-	window chan struct{}       // a slot for each message without an ack
-	lanes  map[int]chan flight // by partition: in the order sent, which is that of the acks
+	rooms  []*feed
+	window chan struct{} // a slot for each message without an ack
+	lanes  []chan flight // one for each partition: in the order sent, which is that of the acks
+}
 
-	// Of the collectors, added up when they have ended.
-	mu      sync.Mutex
-	acked   map[*room]int64
+// feed is what one publisher sends to one room. All but lane belongs to that
+// lane's collector.
+type feed struct {
+	*room
+	lane    chan<- flight
+	acked   int64
 	retries int64
+	last    uint64 // the seq of the last ack
 	faults  Faults
 }
 
 // flight is a message on its way.
 type flight struct {
 	pending *client.Pending
-	room    *room
+	feed    *feed
 	since   time.Duration // when it was sent, or due
 }
 
 func (l *publishLoad) connect(ctx context.Context, progress Progress) error {
 	for i := range l.settings.Clients {
 		progress("connecting", float64(i)/float64(l.settings.Clients))
-		p := &publisher{load: l, index: i, acked: make(map[*room]int64), lanes: make(map[int]chan flight)}
-		for j := i % len(l.rooms); j < len(l.rooms); j += l.settings.Clients {
-			p.rooms = append(p.rooms, l.rooms[j])
-		}
-		inFlight := share(l.settings.InFlight, l.settings.Clients, i)
-		p.window = make(chan struct{}, inFlight)
-		for _, r := range p.rooms {
-			p.lanes[r.partition] = make(chan flight, inFlight)
-		}
+		p := &publisher{load: l, index: i}
+		p.share()
 		var err error
 		if p.client, err = l.target.dial(ctx, p.rooms[0].leader); err != nil {
 			l.close()
@@ -102,6 +100,22 @@ func (l *publishLoad) connect(ctx context.Context, progress Progress) error {
 		l.publishers = append(l.publishers, p)
 	}
 	return nil
+}
+
+// share takes the publisher's rooms, and its part of what may be in flight.
+func (p *publisher) share() {
+	s, rooms := p.load.settings, p.load.rooms
+	inFlight := share(s.InFlight, s.Clients, p.index)
+	p.window = make(chan struct{}, inFlight)
+	lanes := make(map[int]chan flight) // by partition
+	for i := p.index % len(rooms); i < len(rooms); i += s.Clients {
+		r := rooms[i]
+		if lanes[r.partition] == nil {
+			lanes[r.partition] = make(chan flight, inFlight)
+			p.lanes = append(p.lanes, lanes[r.partition])
+		}
+		p.rooms = append(p.rooms, &feed{room: r, lane: lanes[r.partition]})
+	}
 }
 
 // share is what the i-th of n gets of a whole.
@@ -168,12 +182,12 @@ func (p *publisher) run(ctx context.Context) error {
 func (p *publisher) send(ctx context.Context) error {
 	payload := make([]byte, p.load.settings.Payload)
 	one := func(n int, since time.Duration) error {
-		r := p.rooms[n%len(p.rooms)]
-		pending, err := p.client.PublishAsync(ctx, r.name, payload)
+		f := p.rooms[n%len(p.rooms)]
+		pending, err := p.client.PublishAsync(ctx, f.name, payload)
 		if err != nil {
-			return err
+			return fmt.Errorf("publish to %s: %w", f.name, err)
 		}
-		p.lanes[r.partition] <- flight{pending, r, since} // has room: it holds as many as the window
+		f.lane <- flight{pending, f, since} // has room: it holds as many as the window
 		return nil
 	}
 	if rate := p.load.settings.Rate; rate > 0 {
@@ -216,44 +230,37 @@ func (p *publisher) slot(ctx context.Context) error {
 
 // collect waits for the acks of one partition, which come in the order sent.
 func (p *publisher) collect(ctx context.Context, lane <-chan flight) error {
-	var counted, retries int64
-	var faults Faults
-	acked := make(map[*room]int64, len(p.rooms))
-	last := make(map[*room]uint64, len(p.rooms))
-	defer func() {
-		p.load.counted.Add(counted)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.retries += retries
-		p.faults.add(faults)
-		for r, n := range acked {
-			p.acked[r] += n
-		}
-	}()
+	var counted int64
+	defer func() { p.load.counted.Add(counted) }()
 	for f := range lane {
 		receipt, err := f.pending.Wait(ctx)
 		if err != nil {
-			return fmt.Errorf("room %s: %w", f.room.name, err)
+			return fmt.Errorf("publish to %s: %w", f.feed.name, err)
 		}
 		now := p.load.clock.now()
 		<-p.window
-		acked[f.room]++
-		if receipt.Duplicate {
-			retries++
-		}
-		switch {
-		case receipt.Seq == last[f.room]:
-			faults.Duplicates++
-		case receipt.Seq < last[f.room]:
-			faults.Reordered++
-		}
-		last[f.room] = receipt.Seq
+		f.feed.ack(receipt)
 		if p.load.window.has(now) {
 			counted++
-			p.load.recorder.record(p.index+f.room.partition, now, now-f.since)
+			p.load.recorder.record(p.index+f.feed.partition, now, now-f.since)
 		}
 	}
 	return nil
+}
+
+// ack takes the room's next receipt. Those of one client have rising seqs.
+func (f *feed) ack(r client.Receipt) {
+	f.acked++
+	if r.Duplicate {
+		f.retries++
+	}
+	switch {
+	case r.Seq == f.last:
+		f.faults.Duplicates++
+	case r.Seq < f.last:
+		f.faults.Reordered++
+	}
+	f.last = r.Seq
 }
 
 // checkRooms compares what the rooms hold with what was acked: nobody else knows
@@ -261,10 +268,10 @@ func (p *publisher) collect(ctx context.Context, lane <-chan flight) error {
 func (l *publishLoad) checkRooms(ctx context.Context, report *PublishReport) error {
 	acked := make(map[*room]int64)
 	for _, p := range l.publishers {
-		report.Retries += p.retries
-		report.Faults.add(p.faults)
-		for r, n := range p.acked {
-			acked[r] += n
+		for _, f := range p.rooms {
+			report.Retries += f.retries
+			report.Faults.add(f.faults)
+			acked[f.room] += f.acked
 		}
 	}
 	for _, r := range l.rooms {
