@@ -12,8 +12,9 @@ FUZZTIME ?= 10s # for each fuzz target
 SOAK ?= 10m     # how long "soak" repeats: 90s, 10m, 1h30m
 BENCH ?= .      # which benchmarks
 COUNT ?= 6      # runs of each, enough for benchstat
+RUNS ?= 3       # of each benchmark of the system
 
-.PHONY: help setup build test check demo fuzz bench bench-storage soak lint fmt fmt-check arrows chaos-short mod-check
+.PHONY: help setup build test check demo fuzz bench bench-storage bench-system soak lint fmt fmt-check arrows chaos-short mod-check
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +61,11 @@ bench-storage: ## what lies on disk: the log stores side by side, bytes written,
 	go test -run '^$$' -bench 'IdleRooms$$' -benchtime 1000000x ./internal/clustertest && \
 	go test -run '^$$' -bench 'CatchUp$$' -benchtime 2000000x -count 3 ./internal/clustertest; \
 	} | tee out/bench-storage-$(VERSION).txt
+
+bench-system: build ## the whole system under load: medians of RUNS runs into out/ (BENCH=fanout: only those)
+	@mkdir -p out
+	go run ./internal/bench/system -binary bin/roomlog -runs $(strip $(RUNS)) -only '$(filter-out .,$(strip $(BENCH)))' \
+		-keep out/bench-system-$(VERSION).jsonl | tee out/bench-system-$(VERSION).md
 
 soak: ## repeat the tests with real processes for SOAK, each with 50 power cuts
 	@mkdir -p out

@@ -25,8 +25,9 @@ func newBench(a *app) *cobra.Command {
 		Short: "Measure a cluster under load",
 		Long: `Measure a cluster under load. Each benchmark starts three nodes of its own on this
 machine, with fsync and TLS as always, in a directory that it removes. With
---profile or --server it loads the cluster named there instead; the CPU time and
-memory of its servers are not known then, and null.
+--profile or --server it loads the cluster named there instead (ROOMLOG_PROFILE alone
+does not do that); the CPU time and memory of its servers are not known then, and
+null.
 
 The last line of the output is one JSON object with the settings and the figures,
 with -o json it is the only one. Times of messages count from when they were due,

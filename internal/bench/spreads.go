@@ -49,7 +49,7 @@ func newSpreads(a *audience, n int) *spreads {
 func (s *spreads) take(h header, took time.Duration) {
 	r := &s.rooms[h.room]
 	i := h.number - r.first
-	if h.number < r.first || i >= uint64(len(r.messages)) {
+	if i >= uint64(len(r.messages)) { // or below the first: it wraps
 		return
 	}
 	m := r.messages[i].Load()

@@ -14,70 +14,8 @@ import (
 )
 
 // The benchmarks run three processes with fsync, TLS everywhere, on the machine
-// that the load shares.
-
-// BenchmarkPublish keeps 4,096 messages of 128 B in flight from one client, and
-// reports the acks per second and the CPU time of the three servers per message.
-func BenchmarkPublish(b *testing.B) {
-	for _, rooms := range []int{1, 64} {
-		b.Run(fmt.Sprintf("payload=128/rooms=%d/inflight=4096", rooms), func(b *testing.B) {
-			p := StartProcesses(b, 8)
-			c := p.Client("bench")
-			names := make([]string, rooms)
-			for i := range names {
-				names[i] = fmt.Sprintf("room-%d", i)
-				if _, err := c.Publish(context.Background(), names[i], nil); err != nil {
-					b.Fatal(err)
-				}
-			}
-			payload := make([]byte, 128)
-			slots := make(chan struct{}, 4096)
-			b.SetBytes(int64(len(payload)))
-			cpu := p.cpu()
-			b.ResetTimer()
-			for i := range b.N {
-				slots <- struct{}{}
-				pending, err := c.PublishAsync(context.Background(), names[i%rooms], payload)
-				if err != nil {
-					b.Fatal(err)
-				}
-				go func() {
-					if _, err := pending.Wait(context.Background()); err != nil {
-						b.Error(err)
-					}
-					<-slots
-				}()
-			}
-			for range cap(slots) {
-				slots <- struct{}{}
-			}
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "acked/s")
-			b.ReportMetric(float64((p.cpu()-cpu).Microseconds())/float64(b.N), "server-µs/msg")
-		})
-	}
-}
-
-// BenchmarkPublishSync has one message of 128 B in flight.
-func BenchmarkPublishSync(b *testing.B) {
-	p := StartProcesses(b, 8)
-	c := p.Client("bench")
-	payload := make([]byte, 128)
-	took := make([]time.Duration, 0, b.N)
-	if _, err := c.Publish(context.Background(), "room", payload); err != nil {
-		b.Fatal(err)
-	}
-	b.ResetTimer()
-	for range b.N {
-		start := time.Now()
-		if _, err := c.Publish(context.Background(), "room", payload); err != nil {
-			b.Fatal(err)
-		}
-		took = append(took, time.Since(start))
-	}
-	b.StopTimer()
-	report(b, took, "")
-}
+// that the load shares. How fast messages are published and delivered is
+// measured by "roomlog bench".
 
 // BenchmarkFailover kills the leader of a room that gets 200 messages a second,
 // b.N times, and reports how long publishes and deliveries pause. The subscriber
