@@ -17,24 +17,44 @@ import (
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
+// What is slow is far slower than a busy machine and than the objective of these
+// tests. A write with two syncs is still no stall, which would send readers away,
+// and a follower's delay costs no leadership.
+const (
+	slowDelay     = 400 * time.Millisecond
+	slowObjective = 250 * time.Millisecond
+	slowHeartbeat = 2 * time.Second
+)
+
 // slowness slows nodes down, one stage at a time.
 type slowness struct {
-	delay time.Duration
+	log   driftLog
 	stage atomic.Int64             // partition.Stage: of slow's messages; Stages: none
 	disks atomic.Pointer[[]string] // nodes whose disks are slow
 	slow  atomic.Pointer[string]   // a node
 }
 
+// start runs a cluster of so many nodes that can be slowed down.
+func (s *slowness) start(t *testing.T, nodes int) *Cluster {
+	s.stage.Store(int64(partition.Stages))
+	s.log.causes = map[string][]string{}
+	return Start(t, nodes, 1, s.edit)
+}
+
 func (s *slowness) edit(cfg *node.Config) {
 	name := cfg.Name
+	cfg.Logger, cfg.Objective = s.log.of(name), slowObjective
+	if len(cfg.Members) > 1 {
+		cfg.Heartbeat = slowHeartbeat
+	}
 	cfg.Slow = func(_ int, stage partition.Stage) {
 		if slow := s.slow.Load(); slow != nil && *slow == name && int64(stage) == s.stage.Load() {
-			<-time.After(s.delay)
+			<-time.After(slowDelay)
 		}
 	}
 	cfg.FS = slowFS{vfs.OS, func() {
 		if disks := s.disks.Load(); disks != nil && slices.Contains(*disks, name) {
-			<-time.After(s.delay)
+			<-time.After(slowDelay)
 		}
 	}}
 }
@@ -103,6 +123,13 @@ func (h *driftLogOf) Handle(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
+// forget forgets the causes named so far.
+func (l *driftLog) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.causes)
+}
+
 func (l *driftLog) named(node string) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,12 +142,12 @@ func TestSlowStage(t *testing.T) {
 	for stage := range partition.Stages {
 		t.Run(stage.String(), func(t *testing.T) {
 			t.Parallel()
-			slow, log := &slowness{delay: 150 * time.Millisecond}, &driftLog{causes: map[string][]string{}}
-			slow.stage.Store(int64(partition.Stages))
-			c := Start(t, 3, 1, func(cfg *node.Config) {
-				slow.edit(cfg)
-				cfg.Logger = log.of(cfg.Name)
-			})
+			nodes := 1
+			if stage == partition.Commit {
+				nodes = 3
+			}
+			slow := &slowness{}
+			c := slow.start(t, nodes)
 			leader := c.Leader("lobby")
 			p := &Publisher{Name: "p", Client: c.Client("p"), History: &c.History, Size: 200}
 			c.must(p.Send("lobby", 0))
@@ -129,10 +156,9 @@ func TestSlowStage(t *testing.T) {
 			p.Stream(5*time.Millisecond, "lobby")
 			defer p.Halt()
 			drift := func() admin.PartitionDrift { return c.Node(leader).Drift(10).Partitions[0] }
-			c.Until("the objective was judged", func() bool { return drift().MessagesPerS > 0 })
-			if d := drift(); !d.InObjective || len(log.named(leader)) > 0 {
-				t.Fatalf("before: %+v, named %v", d, log.named(leader))
-			}
+			// A busy machine may have been slow by itself.
+			c.Until("the objective was judged and is kept", func() bool { return drift().MessagesPerS > 0 && drift().InObjective })
+			slow.log.forget()
 
 			switch stage {
 			case partition.Append:
@@ -150,7 +176,7 @@ func TestSlowStage(t *testing.T) {
 			if got := drift().Cause; got != stage.String() || c.Leader("lobby") != leader {
 				t.Errorf("the cause is %q, %s leads: %+v", got, c.Leader("lobby"), drift())
 			}
-			if got := log.named(leader); !slices.Equal(got, []string{stage.String()}) {
+			if got := slow.log.named(leader); !slices.Equal(got, []string{stage.String()}) {
 				t.Errorf("the log names %v: %+v", got, drift())
 			}
 			if stage != partition.Write {
@@ -174,12 +200,8 @@ func TestSlowForAFollower(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			slow, log := &slowness{delay: 150 * time.Millisecond}, &driftLog{causes: map[string][]string{}}
-			slow.stage.Store(int64(partition.Stages))
-			c := Start(t, 3, 1, func(cfg *node.Config) {
-				slow.edit(cfg)
-				cfg.Logger = log.of(cfg.Name)
-			})
+			slow := &slowness{}
+			c := slow.start(t, 3)
 			leader := c.Leader("lobby")
 			follower := c.Names()[0]
 			if follower == leader {
@@ -192,17 +214,17 @@ func TestSlowForAFollower(t *testing.T) {
 			p.Stream(5*time.Millisecond, "lobby")
 			defer p.Halt()
 			drift := func(node string) admin.PartitionDrift { return c.Node(node).Drift(10).Partitions[0] }
-			c.Until("the objective was judged", func() bool { return drift(follower).DeliveriesPerS > 0 })
-			if d := drift(follower); !d.InObjective {
-				t.Fatalf("before: %+v", d)
-			}
+			c.Until("the objective was judged and is kept", func() bool {
+				return drift(follower).DeliveriesPerS > 0 && drift(follower).InObjective && drift(leader).InObjective
+			})
+			slow.log.forget()
 			slow.disks.Store(&[]string{follower})
 			if tt.cause == "leader" {
 				slow.disks.Store(&[]string{leader})
 			}
 			c.Until("the follower names a cause", func() bool { return !drift(follower).InObjective })
-			if got := drift(follower); got.Cause != tt.cause || !slices.Equal(log.named(follower), []string{tt.cause}) {
-				t.Errorf("the log names %v: %+v", log.named(follower), got)
+			if got := drift(follower); got.Cause != tt.cause || !slices.Equal(slow.log.named(follower), []string{tt.cause}) {
+				t.Errorf("the log names %v: %+v", slow.log.named(follower), got)
 			}
 			if metrics := c.get(follower, "/metrics"); !strings.Contains(metrics, `roomlog_partition_in_objective{partition="0"} 0`) {
 				t.Errorf("the metrics do not tell:\n%s", metrics)
