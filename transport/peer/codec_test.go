@@ -27,7 +27,12 @@ var (
 
 	goldenPush = frame{typ: framePush, push: Push{Group: 0x01020304, Index: 0x0900, Term: 5}}
 
-	goldenFrames = []frame{goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush}
+	goldenBeat = frame{typ: frameBeat, nonce: 0x0102, beat: Beat{Group: 7, Term: 5}}
+	goldenGood = frame{typ: frameBeaten, nonce: 0x0102, known: true, answer: BeatAnswer{Term: 5, Last: 0x0900, OK: true}}
+	goldenBad  = frame{typ: frameBeaten, nonce: 0x0102, known: true, answer: BeatAnswer{Term: 6, Last: 0x0900}}
+	goldenMute = frame{typ: frameBeaten, nonce: 0x0102}
+
+	goldenFrames = []frame{goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
 )
 
 // The bytes of version 3 never change.
@@ -47,6 +52,10 @@ func TestGoldenBytes(t *testing.T) {
 		{"ask", goldenAsk.append(nil), "0d00 04 0201000000000000 07000000"},
 		{"told", goldenTold.append(nil), "1d00 05 0201000000000000 01 0500000000000000 0009000000000000 026e33"},
 		{"push", goldenPush.append(nil), "1500 06 04030201 0009000000000000 0500000000000000"},
+		{"beat", goldenBeat.append(nil), "1500 07 0201000000000000 07000000 0500000000000000"},
+		{"beaten, accepted", goldenGood.append(nil), "1a00 08 0201000000000000 02 0500000000000000 0009000000000000"},
+		{"beaten, refused", goldenBad.append(nil), "1a00 08 0201000000000000 01 0600000000000000 0009000000000000"},
+		{"beaten, no answer", goldenMute.append(nil), "1a00 08 0201000000000000 00 0000000000000000 0000000000000000"},
 		{"told nothing", goldenNo.append(nil), "1b00 05 0201000000000000 00 0000000000000000 0000000000000000 00"},
 	} {
 		if want := strings.ReplaceAll(tt.want, " ", ""); hex.EncodeToString(tt.got) != want {

@@ -9,7 +9,8 @@ import (
 // After its handshake a link carries frames:
 //
 //	length  2 bytes  of type and body
-//	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told, 6 push
+//	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told, 6 push, 7 beat,
+//	                 8 beaten
 //	body
 //
 //	ping:  nonce 8 bytes
@@ -27,30 +28,40 @@ import (
 //	push:  group 4 bytes, index 8 bytes, term 8 bytes: the entry at index, which
 //	       has that term, is committed; the sender led the group in it
 //
+//	beat:  nonce 8 bytes, group 4 bytes, term 8 bytes: a heartbeat of the group's
+//	       leader in that term
+//	beaten: nonce 8 bytes, the beat's
+//	       answer 1 byte: 0 none, and what follows is zero; 1 refused, 2 accepted
+//	       term 8 bytes, last 8 bytes: of the replica that answers
+//
 // Integers are little endian; a string is one byte of length and its bytes.
-// Either end may ping and must answer a ping. Marks, asks and pushes go from the dialer
-// to the acceptor, told the other way. A frame of another type, or one that does
+// Either end may ping and must answer a ping. Marks, asks, pushes and beats go from the
+// dialer to the acceptor, told and beaten the other way. A frame of another type, or one that does
 // not go this way, ends the link.
 type frame struct {
 	typ            frameType
-	nonce          uint64 // of all but a mark and a push
-	received, sent int64  // of a pong
-	mark           Mark   // of a mark
-	group          uint32 // of an ask
-	known          bool   // of a told
-	state          State  // of a told
-	push           Push   // of a push
+	nonce          uint64     // of all but a mark and a push
+	received, sent int64      // of a pong
+	mark           Mark       // of a mark
+	group          uint32     // of an ask
+	known          bool       // of a told and a beaten
+	state          State      // of a told
+	push           Push       // of a push
+	beat           Beat       // of a beat
+	answer         BeatAnswer // of a beaten
 }
 
 type frameType uint8
 
 const (
-	framePing frameType = 1
-	framePong frameType = 2
-	frameMark frameType = 3
-	frameAsk  frameType = 4
-	frameTold frameType = 5
-	framePush frameType = 6
+	framePing   frameType = 1
+	framePong   frameType = 2
+	frameMark   frameType = 3
+	frameAsk    frameType = 4
+	frameTold   frameType = 5
+	framePush   frameType = 6
+	frameBeat   frameType = 7
+	frameBeaten frameType = 8
 )
 
 // maxFrame is a told with the longest leader's name.
@@ -71,6 +82,19 @@ func (f frame) append(dst []byte) []byte {
 	case framePush:
 		dst = binary.LittleEndian.AppendUint32(dst, f.push.Group)
 		dst = u64(u64(dst, f.push.Index), f.push.Term)
+	case frameBeat:
+		dst = binary.LittleEndian.AppendUint32(u64(dst, f.nonce), f.beat.Group)
+		dst = u64(dst, f.beat.Term)
+	case frameBeaten:
+		how := byte(0)
+		switch {
+		case f.known && f.answer.OK:
+			how = 2
+		case f.known:
+			how = 1
+		}
+		dst = append(u64(dst, f.nonce), how)
+		dst = u64(u64(dst, f.answer.Term), f.answer.Last)
 	case frameAsk:
 		dst = binary.LittleEndian.AppendUint32(u64(dst, f.nonce), f.group)
 	case frameTold:
@@ -113,6 +137,16 @@ func decodeFrame(b []byte) (frame, error) {
 		f.mark = Mark{Group: d.uint32(), Index: d.uint64(), Hash: d.uint64()}
 	case framePush:
 		f.push = Push{Group: d.uint32(), Index: d.uint64(), Term: d.uint64()}
+	case frameBeat:
+		f.nonce, f.beat = d.uint64(), Beat{Group: d.uint32(), Term: d.uint64()}
+	case frameBeaten:
+		f.nonce = d.uint64()
+		how := d.byte()
+		f.known = how > 0
+		f.answer = BeatAnswer{Term: d.uint64(), Last: d.uint64(), OK: how == 2}
+		if how > 2 || how == 0 && f.answer != (BeatAnswer{}) {
+			return frame{}, malformed("beaten: answer is %d, with %+v", how, f.answer)
+		}
 	case frameAsk:
 		f.nonce, f.group = d.uint64(), d.uint32()
 	case frameTold:

@@ -73,22 +73,27 @@ func (n *Network) SendPush(node string, p Push) bool {
 // goes down meanwhile, ErrNoAnswer, ctx's. The node may not answer at all: let
 // ctx end within seconds and ask again.
 func (n *Network) Ask(ctx context.Context, node string, group uint32) (State, error) {
-	n.mu.Lock()
-	p, closed := n.peers[node], n.closed
-	var s *session
-	if p != nil {
-		s = p.out
-	}
-	n.mu.Unlock()
-	switch {
-	case closed:
-		return State{}, ErrClosed
-	case p == nil:
-		return State{}, fmt.Errorf("peer: node %q is no other member of the cluster", node)
-	case s == nil:
-		return State{}, ErrLinkDown
+	s, err := n.linkTo(node)
+	if err != nil {
+		return State{}, err
 	}
 	return s.ask(ctx, group)
+}
+
+// linkTo returns our link to a node.
+func (n *Network) linkTo(node string) (*session, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch p := n.peers[node]; {
+	case n.closed:
+		return nil, ErrClosed
+	case p == nil:
+		return nil, fmt.Errorf("peer: node %q is no other member of the cluster", node)
+	case p.out == nil:
+		return nil, ErrLinkDown
+	default:
+		return p.out, nil
+	}
 }
 
 // ask sends one question on a link of ours and waits for its answer.
@@ -138,7 +143,7 @@ func (s *session) forget(nonce uint64) {
 	delete(s.answers, nonce)
 }
 
-// told takes an answer to one of our questions; one that nobody waits for is
+// told takes an answer to one of our questions or beats; one that nobody waits for is
 // dropped.
 func (s *session) told(f frame) {
 	s.mu.Lock()

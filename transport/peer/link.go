@@ -29,18 +29,22 @@ type session struct {
 	asks      chan frame          // to be sent
 	questions chan frame          // of the other end, not yet answered
 
-	mu      sync.Mutex
-	nonce   uint64       // of the last ping
-	pings   [8]time.Time // when those not yet answered left, by nonce modulo 8; zero: none
-	lastAsk uint64       // nonce of the last question
-	answers map[uint64]chan frame
+	beats       *gatherer // to be sent
+	beatAnswers *gatherer // to be sent
+
+	mu        sync.Mutex
+	openBeats int          // of the other end, not yet answered
+	nonce     uint64       // of the last ping
+	pings     [8]time.Time // when those not yet answered left, by nonce modulo 8; zero: none
+	lastAsk   uint64       // nonce of the last question or beat
+	answers   map[uint64]chan frame
 }
 
 func (n *Network) newSession(p *peer, i instance, raw net.Conn, conn *tls.Conn) *session {
 	s := &session{
 		net: n, peer: p, instance: i, raw: raw, conn: conn, answered: make(chan struct{}, 1),
 		marks: newBox[markKey, Mark](), pushes: newBox[uint32, Push](), asking: make(chan struct{}, maxAsking), asks: make(chan frame, maxAsking),
-		questions: make(chan frame, maxQuestions), answers: make(map[uint64]chan frame),
+		questions: make(chan frame, maxQuestions), beats: newGatherer(), beatAnswers: newGatherer(), answers: make(map[uint64]chan frame),
 	}
 	s.ctx, s.cancel = context.WithCancel(n.ctx)
 	return s
@@ -177,6 +181,7 @@ func (n *Network) runLink(s *session) error {
 func (n *Network) serve(s *session) {
 	var answerer sync.WaitGroup
 	answerer.Go(s.answerLoop)
+	answerer.Go(s.beatLoop)
 	err := s.read(framePing)
 	if errors.Is(err, errMalformed) && n.news("link of "+s.peer.name, "malformed", s.instance) {
 		n.log.Warn("ended the link of a node that breaks the protocol", "node", s.peer.name, "from", s.raw.RemoteAddr(), "err", err)
@@ -206,8 +211,8 @@ func (n *Network) end(s *session) {
 	n.drop(s.raw)
 }
 
-// talk is the goroutine that pings, asks and sends marks and pushes on a link of
-// ours, from its start to its end.
+// talk is the goroutine that pings, asks, beats and sends marks and pushes on a
+// link of ours, from its start to its end.
 func (s *session) talk() {
 	ticker := time.NewTicker(s.net.timing.ping)
 	defer ticker.Stop()
@@ -218,6 +223,10 @@ func (s *session) talk() {
 			s.ping()
 		case f := <-s.asks:
 			s.send(f)
+		case <-s.beats.due:
+			s.sendBeats()
+		case <-s.beats.timer.C:
+			s.sendBeats()
 		case <-s.pushes.more:
 			s.sendPushes()
 		case <-s.marks.more:
@@ -269,8 +278,10 @@ func (s *session) read(alive frameType) error {
 			if !s.pong(f, now) {
 				continue // answers nothing we asked
 			}
-		case f.typ == frameTold && dialed:
+		case (f.typ == frameTold || f.typ == frameBeaten) && dialed:
 			s.told(f)
+		case f.typ == frameBeat && !dialed:
+			s.beatCame(f)
 		case f.typ == framePush && !dialed:
 			if s.net.cfg.OnPush != nil {
 				s.net.cfg.OnPush(s.peer.name, f.push)

@@ -62,6 +62,11 @@ type Config struct {
 	// some may be skipped. The goroutine that reads the link calls it, so it must
 	// not block.
 	OnPush func(node string, p Push)
+	// OnBeat is told the beats of other nodes, of any group, like OnPush. It must call
+	// answer once, now or later; with known false for a group that cannot answer.
+	OnBeat func(node string, b Beat, answer func(a BeatAnswer, known bool))
+	// BeatEvery is how long beats wait for each other, at most; 0: not at all.
+	BeatEvery time.Duration
 
 	Logger *slog.Logger // nil: slog.Default
 }

@@ -15,9 +15,8 @@ type records struct {
 	net.Conn
 	in *bufio.Reader
 
-	mu     sync.Mutex
-	held   *[]byte // nil: nothing is held back
-	failed error   // of the first write: what comes behind it would be torn
+	mu   sync.Mutex
+	held *[]byte // nil: nothing is held back
 }
 
 // readAhead is how much is read at once. A stream has it for good.
@@ -32,9 +31,6 @@ func (r *records) Read(b []byte) (int, error) { return r.in.Read(b) }
 func (r *records) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.failed != nil {
-		return 0, r.failed
-	}
 	if r.held == nil {
 		return r.Conn.Write(b)
 	}
@@ -56,10 +52,8 @@ func (r *records) flush() error {
 	defer r.mu.Unlock()
 	held := r.held
 	r.held = nil
-	if r.failed == nil {
-		_, r.failed = r.Conn.Write(*held)
-	}
+	_, err := r.Conn.Write(*held)
 	*held = (*held)[:0]
 	heldBuffers.Put(held)
-	return r.failed
+	return err
 }
