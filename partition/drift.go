@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/roomlog/roomlog/raftlog"
 )
 
 // DriftStatus is how late messages are on this replica, of late: those of the
@@ -173,12 +175,13 @@ const driftLook = time.Second
 
 // watchDrift judges the partition's objective until ctx ends.
 func (p *Partition) watchDrift(ctx context.Context) {
-	every := time.NewTicker(driftLook)
+	every := time.NewTicker(raftlog.UntilNext(driftLook))
 	defer every.Stop()
 	j := &judge{objective: p.cfg.Objective}
 	for {
 		select {
 		case <-every.C:
+			every.Reset(raftlog.UntilNext(driftLook))
 			p.lookAtDrift(j, time.Now())
 		case <-ctx.Done():
 			return

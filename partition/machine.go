@@ -70,7 +70,7 @@ type Outcome struct {
 }
 
 // Answer tells the outcome of Count publishes of one session: counter
-// Counter+i got seq Seq+i. With Err they got none, and it is the first one's.
+// Counter+i got seq Seq+i. With Err they got none.
 type Answer struct {
 	Session   int // place in the entry's session table
 	Counter   Counter
@@ -249,13 +249,6 @@ func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
 		for i := range r.count {
 			a := m.number(s, r.counter+Counter(i), e.time, &m.state[r.block])
 			a.Session = r.session
-			if a.Err != nil && (s == nil || a.Counter > s.last) {
-				// So is all that follows it in the run.
-				a.Count = r.count - i
-				m.state[r.block].drop(a.Count - 1)
-				out.add(a)
-				break
-			}
 			out.add(a)
 		}
 	}
@@ -331,15 +324,6 @@ func repeat(s *session, c Counter, hash uint64) Answer {
 	}
 	a.Seq, a.Time = first.seq, first.time
 	return a
-}
-
-// drop gives no number to the next count publishes.
-func (n *numbering) drop(count int) {
-	for range count {
-		_, n.records = nextPayload(n.records)
-		n.dropped = append(n.dropped, uint32(n.record))
-		n.record++
-	}
 }
 
 // give gives the room's next number.

@@ -135,21 +135,13 @@ func (m *model) publish(now int64, all []sent) (answers []string) {
 		key := fmt.Sprint(s.session, s.life)
 		floors[key] = min(floors[key], s.counter)
 	}
-	refused := "" // what the rest of the run is refused with, too
 	for i, msg := range all {
-		if i > 0 && !runsOn(all[i-1], msg) {
-			refused = ""
-		}
 		s := m.sessions[msg.session]
 		if s == nil {
 			answers = append(answers, fmt.Sprintf("%s %d: %v", msg.session, msg.counter, ErrSessionExpired))
 			continue
 		}
 		s.active = m.clock
-		if refused != "" {
-			answers = append(answers, fmt.Sprintf("%s %d: %s", msg.session, msg.counter, refused))
-			continue
-		}
 		last := Counter(len(s.answers))
 		if i == 0 || !runsOn(all[i-1], msg) {
 			s.floor = max(s.floor, min(floors[fmt.Sprint(msg.session, msg.life)], last+1))
@@ -158,9 +150,6 @@ func (m *model) publish(now int64, all []sent) (answers []string) {
 		switch c := msg.counter; {
 		case c > last+1, c < s.floor:
 			answer = (&OutOfOrderError{Got: c, Want: last + 1}).Error()
-			if c > last {
-				refused = answer
-			}
 		case c <= last:
 			a := s.answers[c-1]
 			answer = fmt.Sprintf("seq %d at %d, duplicate", a.seq, a.time)
@@ -169,7 +158,6 @@ func (m *model) publish(now int64, all []sent) (answers []string) {
 			}
 		case int(last+1-s.floor) == m.window:
 			answer = ErrWindow.Error()
-			refused = answer
 		default:
 			room := m.rooms[msg.room]
 			at := max(now, 0)
@@ -200,7 +188,7 @@ func answersOf(out Outcome, publishers []*Publisher) (answers []string) {
 			}
 			if a.Err != nil {
 				text = a.Err.Error()
-				if a.Seq != 0 || a.Time != 0 || a.Duplicate {
+				if a.Seq != 0 || a.Time != 0 || a.Duplicate || a.Count != 1 {
 					text = fmt.Sprintf("%+v", a)
 				}
 			}

@@ -286,11 +286,12 @@ const staleAfter = 3 * time.Second
 
 // tick looks at the replica once a second.
 func (p *Partition) tick(ctx context.Context) {
-	every := time.NewTicker(maxClockStep)
+	every := time.NewTicker(raftlog.UntilNext(maxClockStep))
 	defer every.Stop()
 	for {
 		select {
 		case <-every.C:
+			every.Reset(raftlog.UntilNext(maxClockStep))
 			p.expire()
 			if now := time.Now(); p.group.Leading() {
 				p.retain(now, p.clock.steady(now))

@@ -23,7 +23,7 @@ type queue struct {
 
 	mu     sync.Mutex
 	items  []item
-	spare  []item // the memory of items, all of it
+	spare  []item // an empty slice for the next items
 	bytes  int64
 	arena  []byte        // room for the next items' bytes; the last item's records end where its use ends
 	clock  time.Duration // of the next items' coming
@@ -31,12 +31,10 @@ type queue struct {
 }
 
 // itemCost is what an item costs in memory beside its bytes, entryCost what it
-// may cost in an entry: a run, a session, the head of a block. recordCost is charged
-// for each of its messages, so that an entry of empty ones is no more work than others.
+// may cost in an entry: a run, a session, the head of a block.
 const (
-	itemCost   = 128
-	entryCost  = 64
-	recordCost = 16
+	itemCost  = 128
+	entryCost = 64
 )
 
 // arenaSize is the step in which the queue allocates. Items of one step share
@@ -105,15 +103,12 @@ func (q *queue) add(it item, record int) *item {
 		q.arena = make([]byte, 0, max(size, arenaSize))
 	}
 	it.name, it.room = q.keep(it.name), q.keep(it.room)
-	if len(q.items) == 0 {
-		q.items = q.spare[:0]
+	if q.items == nil {
+		q.items, q.spare = q.spare, nil
 		q.clock = time.Since(epoch)
 	}
 	it.came = q.clock
-	full := len(q.items) == cap(q.items)
-	if q.items = append(q.items, it); full {
-		q.spare = q.items[:0]
-	}
+	q.items = append(q.items, it)
 	if len(q.items) == 1 {
 		select {
 		case q.wake <- struct{}{}:
@@ -146,10 +141,16 @@ func (q *queue) take(ctx context.Context, maxBytes int, into []item) ([]item, er
 	}
 }
 
-// gather lets those run, once, who have something for the queue at this moment:
-// each entry costs the same, whatever is in it. It waits for nobody who waits himself.
+// gather lets those run who have something for the queue at this moment, as long
+// as it grows: each entry costs the same, whatever is in it. It waits for nobody
+// who waits himself.
 func (q *queue) gather(maxBytes int) {
-	if size := q.size(); size > 0 && size < int64(maxBytes) {
+	for before := int64(0); ; {
+		now := q.size()
+		if now == before || now >= int64(maxBytes) {
+			return
+		}
+		before = now
 		runtime.Gosched()
 	}
 }
@@ -159,26 +160,27 @@ func (q *queue) takeNow(maxBytes int, into []item) []item {
 	defer q.mu.Unlock()
 	n := 0
 	for n < len(q.items) && q.items[n].kind == q.items[0].kind {
-		size := q.items[n].size() + entryCost + recordCost*q.items[n].count
-		if n > 0 && size > maxBytes {
+		size := q.items[n].size()
+		if n > 0 && size+entryCost > maxBytes {
 			break
 		}
-		maxBytes -= size
+		maxBytes -= size + entryCost
 		q.bytes -= q.items[n].cost()
 		n++
 	}
 	into = append(into, q.items[:n]...)
-	clear(q.items[:n])
-	if q.items = q.items[n:]; len(q.items) > 0 {
+	rest := copy(q.items, q.items[n:])
+	clear(q.items[rest:])
+	if q.items = q.items[:rest]; rest > 0 {
 		if n > 0 {
 			q.clock = time.Since(epoch)
 		}
 		return into
 	}
-	q.items = nil
-	if cap(q.spare) > maxSpare {
-		q.spare = nil
+	if cap(q.items) <= maxSpare {
+		q.spare = q.items
 	}
+	q.items = nil
 	if len(q.arena) > 0 && cap(q.arena)-len(q.arena) < arenaSize/2 {
 		q.arena = nil
 	}

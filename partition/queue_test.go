@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -40,7 +39,7 @@ func TestQueueBound(t *testing.T) {
 	if got := q.size(); got != q.max {
 		t.Errorf("size %d, want %d", got, q.max)
 	}
-	if got := q.takeNow(size+entryCost+recordCost, nil); len(got) != 1 {
+	if got := q.takeNow(size+entryCost, nil); len(got) != 1 {
 		t.Fatalf("took %d", len(got))
 	}
 	if err := push(q, 9, payload+"x"); err != ErrOverloaded {
@@ -174,7 +173,7 @@ func TestQueueTakesOne(t *testing.T) {
 
 // TestQueueTake: three publishes, two opens, a publish; each take has one kind.
 func TestQueueTake(t *testing.T) {
-	const one = entryCost + recordCost + 14
+	const one = entryCost + 14
 	for _, tt := range []struct {
 		name string
 		max  int
@@ -330,7 +329,7 @@ func TestQueueAny(t *testing.T) {
 				}
 				size := 0
 				for _, it := range got {
-					size += it.size() + entryCost + recordCost*it.count
+					size += it.size() + entryCost
 				}
 				if len(got) > 1 && size > most {
 					t.Fatalf("took %d bytes, not at most %d", size, most)
@@ -357,59 +356,6 @@ func TestQueueAny(t *testing.T) {
 			},
 		})
 	})
-}
-
-// TestQueueOfEmptyOnes: an entry has no more messages than it has work for, however
-// small they are.
-func TestQueueOfEmptyOnes(t *testing.T) {
-	q := newQueue(16 << 20)
-	pub := &Publisher{}
-	for c := range Counter(100_000) {
-		it := publishItem(pub, c+1)
-		if err := q.push(it, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	messages := 0
-	for _, it := range q.takeNow(maxEntryBytes, nil) {
-		messages += it.count
-	}
-	if messages < 8000 || messages > maxEntryBytes/recordCost {
-		t.Errorf("%d empty messages in an entry", messages)
-	}
-}
-
-// TestQueueDoesNotWaitForOthers: whoever keeps the processors busy, what is queued
-// is taken at once and not when an entry is full.
-func TestQueueDoesNotWaitForOthers(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // they take turns
-	q := newQueue(16 << 20)
-	most := 0
-	busy, stop := make(chan struct{}), make(chan struct{})
-	defer func() { close(stop); <-busy }()
-	go func() { // has something for the queue whenever it runs
-		defer close(busy)
-		for c := Counter(1); ; c++ {
-			select {
-			case <-stop:
-				return
-			default:
-				q.push(publishItem(&Publisher{}, c), nil)
-				runtime.Gosched()
-			}
-		}
-	}()
-	push(q, 1, "x")
-	for range 100 {
-		items, err := q.take(t.Context(), maxEntryBytes, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		most = max(most, len(items))
-	}
-	if most > 100 {
-		t.Errorf("a take waited until %d items had come", most)
-	}
 }
 
 // TestQueueMemory: small items share their memory, and when all are taken a

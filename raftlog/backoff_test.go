@@ -39,3 +39,37 @@ func TestPeerThatWasAwayIsReplicatedToAtOnce(t *testing.T) {
 	c.open("n3")
 	c.agree("after")
 }
+
+// Connections that end cost no time, though raft, which finds out with the next
+// entry, would wait for another one.
+func TestLostConnections(t *testing.T) {
+	t.Parallel()
+	c := newPushCluster(t, nil)
+	for i := range 3 {
+		data := fmt.Sprintf("%d", i)
+		c.publish(data)
+		c.agree(data)
+		c.net.reset()
+	}
+}
+
+// A follower that lacks many entries gets all of them, though nothing new comes.
+func TestLaggardNeedsNothingNew(t *testing.T) {
+	t.Parallel()
+	c := newPushCluster(t, nil)
+	c.handTo("n1")
+	c.publish("first")
+	c.agree("first")
+	c.separate("n1", "n3")
+	var all []*Proposal
+	for i := range 10 * maxAppendEntries {
+		all = append(all, c.nodes["n1"].group.Propose(fmt.Appendf(nil, "%d", i)))
+	}
+	for _, p := range all {
+		if _, err := p.Wait(soon(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.heal()
+	c.agree(fmt.Sprint(len(all) - 1))
+}

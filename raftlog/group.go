@@ -40,6 +40,13 @@ type Config struct {
 	// learns of the last commits from raft some time later.
 	Push func(node string, index Index, term Term) bool
 
+	// Beat carries a heartbeat of this node to another, whose Group.Beaten is to be
+	// called with this node's name, and returns what that answered. It may take its
+	// time, up to BeatEvery, unless hurry is true. HurryBeats asks not to let those
+	// wait any longer that have been called. nil, both: heartbeats go over Streams.
+	Beat       func(ctx context.Context, node string, term Term, hurry bool) (BeatAnswer, error)
+	HurryBeats func()
+
 	Heartbeat time.Duration // heartbeat and election timeout; default 500 ms
 	RingBytes int64         // newest entries kept in memory; default 8 MiB
 
@@ -87,7 +94,7 @@ type PeerState struct {
 const (
 	defaultHeartbeat = 500 * time.Millisecond
 	defaultRing      = 8 << 20
-	commitTimeout    = 50 * time.Millisecond
+	commitTimeout    = time.Second
 	maxAppendEntries = 64
 	never            = 10 * 365 * 24 * time.Hour
 )
@@ -100,7 +107,8 @@ type Group struct {
 	snaps *snapshotStore
 	fsm   *fsm
 
-	pusher *pusher
+	pusher    *pusher
+	verifying atomic.Int32 // calls of Confirm under way
 
 	rebuild *rebuild // nil: none was under way when the group was opened
 
@@ -119,8 +127,9 @@ type Group struct {
 	damage     chan *DamageError // found while the log was read
 	barriers   sharedBarrier
 	stuck      stuckTransfer
-	restarting sync.Mutex // held by restart, Fence and Close
-	saving     sync.Mutex // held by SaveSnapshot and Trim
+	retry      chan struct{} // one token: a follower lacks entries and raft waits
+	restarting sync.Mutex    // held by restart, Fence and Close
+	saving     sync.Mutex    // held by SaveSnapshot and Trim
 }
 
 // instance is one life of raft over the group's stores. There is a second only
@@ -162,7 +171,10 @@ func newGroup(cfg Config) *Group {
 	if cfg.FS == nil {
 		cfg.FS = vfs.OS
 	}
-	g := &Group{cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID}, damage: make(chan *DamageError, 1)}
+	g := &Group{
+		cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID},
+		damage: make(chan *DamageError, 1), retry: make(chan struct{}, 1),
+	}
 	if cfg.Push == nil {
 		cfg.Push = func(string, Index, Term) bool { return false }
 	}
@@ -247,7 +259,7 @@ func (g *Group) raftConfig() *raft.Config {
 	c.LocalID = raft.ServerID(g.cfg.Node)
 	c.HeartbeatTimeout = g.cfg.Heartbeat
 	c.ElectionTimeout = g.cfg.Heartbeat
-	c.LeaderLeaseTimeout = g.cfg.Heartbeat / 2
+	c.LeaderLeaseTimeout = g.cfg.Heartbeat * 7 / 10
 	c.CommitTimeout = g.cfg.commitTimeout
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
@@ -337,7 +349,8 @@ var keyTerm = []byte("CurrentTerm")
 func (g *Group) start() error {
 	trans := newTransport(&g.cfg, local{
 		leader: g.leadingContext, stalled: g.store.stalled, votesBlocked: g.rebuild.votesBlocked(),
-		commit: g.committed, termAt: g.store.termAt,
+		verifying: func() bool { return g.verifying.Load() > 0 },
+		retry:     g.retryReplication, commit: g.committed, termAt: g.store.termAt,
 	}, g.pusher)
 	g.store.inbox.Store(trans.inbox)
 	var log raft.LogStore = g.store

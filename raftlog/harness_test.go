@@ -108,6 +108,16 @@ func (n *network) set(f func()) {
 	n.events.happened()
 }
 
+// reset ends all connections; new ones can be made at once.
+func (n *network) reset() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for conn := range n.conns {
+		conn.Close()
+	}
+	clear(n.conns)
+}
+
 // open needs mu.
 func (n *network) open(from, to string) bool {
 	return n.up[to] && n.up[from] && !n.cut[[2]string{from, to}]
@@ -453,6 +463,32 @@ type cluster struct {
 	fatal []error // what Fatal was told
 }
 
+// beat carries a heartbeat from one node to another and its answer back.
+func (c *cluster) beat(ctx context.Context, from, to string, term Term) (BeatAnswer, error) {
+	var g *Group
+	if n := c.nodes[to]; n != nil && (links{c.net, from}).Up(to) {
+		g = n.live.Load()
+	}
+	if g == nil {
+		return BeatAnswer{}, errCut
+	}
+	type answer struct {
+		BeatAnswer
+		known bool
+	}
+	answers := make(chan answer, 1)
+	g.Beaten(from, term, func(a BeatAnswer, known bool) { answers <- answer{a, known} })
+	select {
+	case a := <-answers:
+		if !a.known || !(links{c.net, from}).Up(to) {
+			return BeatAnswer{}, errCut
+		}
+		return a.BeatAnswer, nil
+	case <-ctx.Done():
+		return BeatAnswer{}, ctx.Err()
+	}
+}
+
 // push carries a push from one node to another, unless there is no way.
 func (c *cluster) push(from, to string, index Index, term Term) bool {
 	target := c.nodes[to]
@@ -550,8 +586,11 @@ func (c *cluster) config(n *node, stable *StableStore) Config {
 	name := n.name
 	cfg := Config{
 		ID: 7, Node: name, Voters: c.names, Dir: n.dir, Machine: n.machine, Stable: stable,
-		Streams:       func() StreamLayer { return c.net.layer(name) },
-		Links:         links{c.net, name},
+		Streams: func() StreamLayer { return c.net.layer(name) },
+		Links:   links{c.net, name},
+		Beat: func(ctx context.Context, to string, term Term, _ bool) (BeatAnswer, error) {
+			return c.beat(ctx, name, to, term)
+		},
 		Push:          func(to string, index Index, term Term) bool { return c.push(name, to, index, term) },
 		Heartbeat:     c.heartbeat,
 		RingBytes:     c.ringBytes,

@@ -31,17 +31,28 @@ func isRoleChange(o *raft.Observation) bool {
 // watch follows the roles of inst until it is left. An event only says that
 // something changed: the state is read anew, so lost events do no harm.
 func (g *Group) watch(inst *instance, events <-chan raft.Observation) {
-	tick := time.NewTicker(g.cfg.Heartbeat) // terms change without an event
+	tick := time.NewTicker(UntilNext(g.cfg.Heartbeat)) // terms change without an event
 	defer tick.Stop()
 	for {
 		g.readRole(inst)
 		select {
 		case <-events:
 		case <-tick.C:
+			tick.Reset(UntilNext(g.cfg.Heartbeat))
 			g.store.checkHang(g.cfg.Heartbeat)
+		case <-g.retry:
+			// It does not matter what becomes of it: if raft has no room, it has entries.
+			inst.raft.Barrier(time.Millisecond)
 		case <-inst.done:
 			return
 		}
+	}
+}
+
+func (g *Group) retryReplication() {
+	select {
+	case g.retry <- struct{}{}:
+	default:
 	}
 }
 
@@ -200,13 +211,23 @@ func (g *Group) Confirm(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := g.await(ctx, inst, verify); err != nil {
+	if err := g.verify(ctx, inst); err != nil {
 		return err
 	}
 	if Term(inst.raft.CurrentTerm()) != l.term {
 		return ErrNotLeader // it may lead again, but has not confirmed that term
 	}
 	return nil
+}
+
+// verify asks a majority, by heartbeats that do not wait for others.
+func (g *Group) verify(ctx context.Context, inst *instance) error {
+	g.verifying.Add(1)
+	defer g.verifying.Add(-1)
+	if g.cfg.HurryBeats != nil {
+		g.cfg.HurryBeats() // raft lets one that waits answer for the next
+	}
+	return g.await(ctx, inst, verify)
 }
 
 // Barrier is Confirm by way of the log: it returns nil once an entry of its own

@@ -180,7 +180,7 @@ func (p push) request() *raft.AppendEntriesRequest {
 }
 
 // inbox is where raft gets its requests: those that came over the network, in
-// their order, and between them what has been pushed. One goroutine runs it, from
+// their order, and between them heartbeats and what has been pushed. One goroutine runs it, from
 // newTransport to close.
 type inbox struct {
 	local  local
@@ -193,7 +193,9 @@ type inbox struct {
 	ran    sync.WaitGroup
 
 	mu       sync.Mutex
-	kept     push          // the newest one, until the log has its entry
+	beats    []beat        // of other nodes, on their way to raft; at most maxBeats
+	ended    bool          // no more of them
+	kept     push          // the newest push, until the log has its entry
 	awaiting atomic.Uint64 // kept.index: raft's main loop must not wait for mu
 }
 
@@ -212,10 +214,22 @@ func (b *inbox) close() {
 }
 
 func (b *inbox) run() {
+	var current beat // what raft is offered first, until it takes it
+	defer func() { b.end(current) }()
 	for {
-		// Raft is offered the push beside what comes in, so that one which it does
-		// not take, being busy, makes room for a newer one.
-		out, kept, rpc := b.offer()
+		// Raft is offered something of ours beside what comes in, so that a push which
+		// it does not take, being busy, makes room for a newer one.
+		if current.answer == nil {
+			current = b.nextBeat()
+		}
+		var out chan<- raft.RPC
+		var kept push
+		rpc, answer := raft.RPC{}, make(chan raft.RPCResponse, 1)
+		if current.answer != nil {
+			out, rpc = b.out, raft.RPC{Command: current.request(), RespChan: answer}
+		} else if kept = b.due(); kept != (push{}) {
+			out, rpc = b.out, raft.RPC{Command: kept.request(), RespChan: answer}
+		}
 		select {
 		case rpc := <-b.in:
 			if b.votes != nil && b.votes.answers(rpc) {
@@ -227,7 +241,12 @@ func (b *inbox) run() {
 				return
 			}
 		case out <- rpc:
-			b.forget(kept)
+			if current.answer != nil {
+				b.answer(current, answer)
+				current = beat{}
+			} else {
+				b.forget(kept)
+			}
 		case <-b.wake:
 		case <-b.closed:
 			return
@@ -235,9 +254,8 @@ func (b *inbox) run() {
 	}
 }
 
-// offer returns the kept push as a request if raft is to have it now, else a nil
-// channel.
-func (b *inbox) offer() (chan<- raft.RPC, push, raft.RPC) {
+// due returns the kept push if raft is to have it now.
+func (b *inbox) due() push {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	kept := b.kept
@@ -247,9 +265,9 @@ func (b *inbox) offer() (chan<- raft.RPC, push, raft.RPC) {
 		b.keep(push{}) // raft knows it, or another leader has gone on from before it
 	case !held || term < kept.term || b.local.stalled() || b.votes != nil && b.votes.blocked():
 	default:
-		return b.out, kept, raft.RPC{Command: kept.request(), RespChan: make(chan raft.RPCResponse, 1)}
+		return kept
 	}
-	return nil, push{}, raft.RPC{}
+	return push{}
 }
 
 func (b *inbox) termAt(index uint64) (term uint64, held bool) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -53,12 +55,19 @@ type transport struct {
 	votes  *voteBlock // nil: votes are free
 	pusher *pusher
 	inbox  *inbox
+	beat   func(ctx context.Context, node string, term Term, hurry bool) (BeatAnswer, error) // Config.Beat
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
 }
 
 // local is what a transport has to know of its own replica.
 type local struct {
 	leader  func() context.Context // ends with the current leadership; nil if not leading
 	stalled func() bool
+	// verifying tells whether somebody waits for the answers to the next heartbeats.
+	verifying func() bool
+	retry     func() // makes raft replicate anew; must not block
 	// votesBlocked is nil, or tells whether the replica must not vote; once it has
 	// told false it does so for ever.
 	votesBlocked func() bool
@@ -78,9 +87,23 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 		return err
 	}
 	t.pusher.sending(string(id), req)
-	err := t.NetworkTransport.AppendEntries(id, target, req, resp)
+	var err error
+	if t.beat != nil && isHeartbeat(req) {
+		err = t.heartbeat(string(id), req, resp)
+	} else {
+		err = request(func() error { return t.NetworkTransport.AppendEntries(id, target, req, resp) })
+	}
 	t.pusher.answered(string(id), req, err)
+	t.failed(string(id), req, err)
 	return err
+}
+
+// failed has the log grow when a request with entries has failed and the peer is
+// there: raft would try again with the next entry, or after its commit timeout.
+func (t *transport) failed(node string, req *raft.AppendEntriesRequest, err error) {
+	if err != nil && len(req.Entries) > 0 && t.links.Up(node) {
+		t.retry()
+	}
 }
 
 // InstallSnapshot counts as contact with the leader, too.
@@ -91,35 +114,12 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	return t.NetworkTransport.InstallSnapshot(id, target, req, resp, data)
 }
 
-func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	if err := t.hold(string(id)); err != nil {
-		return nil, err
-	}
-	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
-	if err != nil {
-		return nil, err
-	}
-	return &pipeline{p, string(id), t}, nil
-}
-
-// pipeline breaks off when the log is stalled; replication then goes on by
-// single requests, which are held.
-type pipeline struct {
-	raft.AppendPipeline
-	node  string
-	trans *transport
-}
-
-func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if p.trans.stalled() {
-		return nil, errStalled
-	}
-	p.trans.pusher.sending(p.node, req)
-	future, err := p.AppendPipeline.AppendEntries(req, resp)
-	if err != nil {
-		p.trans.pusher.answered(p.node, req, err)
-	}
-	return future, err
+// AppendEntriesPipeline is refused. In a pipeline raft sends 64 entries for each
+// that is new, or for each commit timeout: a follower that lags when nothing more
+// is published would take that long to catch up. Single requests follow each other
+// until it has, and with packed entries two in flight gain nothing.
+func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
 func (t *transport) hold(node string) error {
@@ -143,18 +143,44 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 // rpcTimeout bounds one request between nodes.
 const rpcTimeout = 2 * time.Second
 
+// maxPool is how many connections to a node raft keeps for later requests.
+const maxPool = 2
+
+// request makes a request again for as long as the connections that it went by turn
+// out to have ended. Raft keeps some, and does not notice when their link ends: an
+// election would fail once for each of them.
+func request(make func() error) (err error) {
+	for range 1 + maxPool {
+		if err = make(); !hasEnded(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// hasEnded tells that a connection was closed, at either end.
+func hasEnded(err error) bool {
+	for _, end := range []error{net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
 func newTransport(cfg *Config, l local, p *pusher) *transport {
 	t := &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:                  cfg.Streams(),
-			MaxPool:                 2,
-			MaxRPCsInFlight:         2,
+			MaxPool:                 maxPool,
+			MaxRPCsInFlight:         1,
 			Timeout:                 rpcTimeout,
 			Logger:                  raftLogger(cfg.Logger),
 			MsgpackUseNewTimeFormat: true,
 		}),
-		local: l, links: cfg.Links, pusher: p,
+		local: l, links: cfg.Links, pusher: p, beat: cfg.Beat,
 	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if l.votesBlocked != nil {
 		t.votes = &voteBlock{blocked: l.votesBlocked, node: cfg.Node, stable: cfg.Stable.group(cfg.ID)}
 	}
@@ -169,19 +195,20 @@ func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, req
 	if t.votes != nil && t.votes.blocked() {
 		return errNoVote
 	}
-	return t.NetworkTransport.RequestVote(id, target, req, resp)
+	return request(func() error { return t.NetworkTransport.RequestVote(id, target, req, resp) })
 }
 
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	if t.votes != nil && t.votes.blocked() {
 		return errNoVote
 	}
-	return t.NetworkTransport.RequestPreVote(id, target, req, resp)
+	return request(func() error { return t.NetworkTransport.RequestPreVote(id, target, req, resp) })
 }
 
 // Close ends the transport and returns when its inbox has ended. It may be
 // called more than once.
 func (t *transport) Close() error {
+	t.cancel()
 	err := t.NetworkTransport.Close()
 	t.inbox.close()
 	return err

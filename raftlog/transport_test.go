@@ -27,6 +27,7 @@ func testLocal(t *testing.T) local {
 	return local{
 		leader:  func() context.Context { return t.Context() },
 		stalled: func() bool { return false },
+		retry:   func() {},
 		commit:  func() uint64 { return 0 },
 		termAt:  func(uint64) (uint64, bool) { return 0, false },
 	}
@@ -268,4 +269,76 @@ func beside(f func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- f() }()
 	return done
+}
+
+// Raft keeps connections for later; when they have ended its requests go by others.
+func TestConnectionsThatHaveEnded(t *testing.T) {
+	n := newNetwork(newEvents())
+	n.set(func() { n.up["a"], n.up["b"] = true, true })
+	from, to := testTransport(t, n, "a"), testTransport(t, n, "b")
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a"), Addr: []byte("a")}
+	taken := make(chan struct{})
+	go func() {
+		for {
+			var rpc raft.RPC
+			select {
+			case rpc = <-to.Consumer():
+			case <-t.Context().Done():
+				return
+			}
+			taken <- struct{}{}
+			switch rpc.Command.(type) {
+			case *raft.RequestVoteRequest:
+				rpc.Respond(&raft.RequestVoteResponse{Granted: true}, nil)
+			case *raft.RequestPreVoteRequest:
+				rpc.Respond(&raft.RequestPreVoteResponse{Granted: true}, nil)
+			default:
+				rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+			}
+		}
+	}()
+	requests := map[string]func() error{
+		"vote": func() error {
+			return from.RequestVote("b", "b", &raft.RequestVoteRequest{RPCHeader: header, Term: 4}, new(raft.RequestVoteResponse))
+		},
+		"pre-vote": func() error {
+			return from.RequestPreVote("b", "b", &raft.RequestPreVoteRequest{RPCHeader: header, Term: 4}, new(raft.RequestPreVoteResponse))
+		},
+		"entries": func() error {
+			req := &raft.AppendEntriesRequest{RPCHeader: header, Term: 4, PrevLogEntry: 1}
+			return from.AppendEntries("b", "b", req, new(raft.AppendEntriesResponse))
+		},
+	}
+	for name, request := range requests {
+		var all []<-chan error
+		for range maxPool {
+			all = append(all, beside(request))
+		}
+		connected := func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return len(n.conns) == 2*maxPool // both ends
+		}
+		if !n.events.until(patience, connected) {
+			t.Fatalf("%s: the requests do not have a connection each", name)
+		}
+		for range all {
+			<-taken
+		}
+		for _, done := range all {
+			if err := <-done; err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		n.reset()
+		done := beside(request)
+		select {
+		case <-taken:
+		case err := <-done:
+			t.Fatalf("%s by a connection that has ended: %v", name, err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
