@@ -83,6 +83,7 @@ func (n *Node) openPartition(id int, metrics *partition.Metrics) (*partition.Par
 			ID: uint32(id), Node: n.cfg.Name, Voters: slices.Sorted(maps.Keys(n.cfg.Members)),
 			Dir: n.data.partition(id), Stable: n.stable,
 			Streams: streams(n.network, uint32(id)), Links: n.network, Push: n.push(id),
+			Beat: n.beat(id), HurryBeats: n.network.HurryBeats,
 			Heartbeat: n.cfg.Heartbeat, RingBytes: n.cfg.TailBytes,
 			FS: n.cfg.FS, SegmentBytes: n.cfg.SegmentBytes, Space: n.space.take,
 			Rebuild: slices.Contains(n.cfg.Rebuild, id), Ask: n.ask(id),
@@ -249,6 +250,25 @@ func (n *Node) pushed(node string, p peer.Push) {
 	if n.opened.Load() && int64(p.Group) < int64(len(n.partitions)) {
 		n.partitions[p.Group].Group().Pushed(node, raftlog.Index(p.Index), raftlog.Term(p.Term))
 	}
+}
+
+// beat returns what carries a group's heartbeats to other nodes.
+func (n *Node) beat(id int) func(context.Context, string, raftlog.Term, bool) (raftlog.BeatAnswer, error) {
+	return func(ctx context.Context, node string, term raftlog.Term, hurry bool) (raftlog.BeatAnswer, error) {
+		a, err := n.network.Beat(ctx, node, peer.Beat{Group: uint32(id), Term: uint64(term)}, hurry)
+		return raftlog.BeatAnswer{Term: raftlog.Term(a.Term), Last: raftlog.Index(a.Last), OK: a.OK}, err
+	}
+}
+
+// beaten takes a heartbeat of another node.
+func (n *Node) beaten(node string, b peer.Beat, answer func(peer.BeatAnswer, bool)) {
+	if !n.opened.Load() || int64(b.Group) >= int64(len(n.partitions)) {
+		answer(peer.BeatAnswer{}, false)
+		return
+	}
+	n.partitions[b.Group].Group().Beaten(node, raftlog.Term(b.Term), func(a raftlog.BeatAnswer, known bool) {
+		answer(peer.BeatAnswer{Term: uint64(a.Term), Last: uint64(a.Last), OK: a.OK}, known)
+	})
 }
 
 // groupState tells another node how this one sees a group; nothing before all are
