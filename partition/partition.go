@@ -52,6 +52,7 @@ type Partition struct {
 	files   *roomFiles
 	stages  *stages
 	work    workClock // of the machine
+	waker   waker
 
 	standing standing
 
@@ -60,6 +61,7 @@ type Partition struct {
 	tasks   sync.WaitGroup
 	opened  chan struct{} // closed when group is set
 	trimmed chan struct{} // one token: something can be removed
+	unled   atomic.Bool   // isStale, for cursors
 
 	messages   atomic.Uint64 // applied here
 	deliveries atomic.Uint64 // handed to connections here
@@ -78,6 +80,7 @@ type Partition struct {
 	applied time.Time                // of the last entry, by this node's clock
 	watched map[string]*watchedRoom  // rooms with subscribers here
 	watches []*watchedRoom           // the same, in any order
+	grown   []*watchedRoom           // by the entries that are being applied
 	stale   chan struct{}            // closed while no leader is heard of
 	isStale bool
 	marks   []Mark
@@ -121,6 +124,7 @@ func Open(cfg Config) (*Partition, error) {
 		stale:   make(chan struct{}),
 		opened:  make(chan struct{}),
 		trimmed: make(chan struct{}, 1),
+		waker:   waker{kick: make(chan struct{}, 1)},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.files = &roomFiles{
@@ -150,6 +154,7 @@ func Open(cfg Config) (*Partition, error) {
 	p.tasks.Go(func() { p.tick(p.ctx) })
 	p.tasks.Go(func() { p.clean(p.ctx) })
 	p.tasks.Go(func() { p.watchDrift(p.ctx) })
+	p.tasks.Go(func() { p.waker.run(p.ctx) })
 	return p, nil
 }
 
@@ -179,7 +184,12 @@ func (a applier) Apply(entries []raftlog.Entry) []any {
 	p.applied = time.Now()
 	*done = p.work.end(p.applied)
 	p.full.Store(p.machine.sessions.kept >= p.machine.keep)
+	grown := p.grown
+	p.grown = nil
 	p.mu.Unlock()
+	for _, r := range grown {
+		p.waker.wake(r)
+	}
 	p.measure(results)
 	if p.cfg.Marked != nil {
 		for _, m := range marks {
@@ -236,6 +246,10 @@ func (p *Partition) apply(e raftlog.Entry, done *applied) any {
 	for _, b := range out.Blocks {
 		p.metrics.applied(int(b.Last+1-b.First), len(b.Data))
 		p.wake(b.Room)
+		if r := p.watched[b.Room]; r != nil {
+			r.last.Store(uint64(b.Last))
+			p.grown = append(p.grown, r)
+		}
 	}
 	if out.Checkpoint {
 		p.startJob()
@@ -319,13 +333,22 @@ func (p *Partition) checkStale() {
 	stale := time.Since(p.group.LastContact()) > staleAfter
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if stale == p.isStale {
+	if stale != p.isStale {
+		p.setStale(stale)
+	}
+}
+
+// setStale needs p.mu.
+func (p *Partition) setStale(stale bool) {
+	p.isStale = stale
+	p.unled.Store(stale)
+	if !stale {
+		p.stale = make(chan struct{})
 		return
 	}
-	if p.isStale = stale; stale {
-		close(p.stale)
-	} else {
-		p.stale = make(chan struct{})
+	close(p.stale)
+	for _, r := range p.watches {
+		p.waker.later(r.takeWaiting())
 	}
 }
 
@@ -336,6 +359,9 @@ func (p *Partition) Stale() <-chan struct{} {
 	defer p.mu.RUnlock()
 	return p.stale
 }
+
+// IsStale tells whether Stale's channel is closed.
+func (p *Partition) IsStale() bool { return p.unled.Load() }
 
 func (p *Partition) entryTook(d time.Duration) {
 	old := p.entryTime.Load()

@@ -44,6 +44,17 @@ func (p *Partition) Read(room string, next Seq, maxBytes int) (Batch, error) {
 	return p.readLog(room, next, maxBytes)
 }
 
+// Newest returns what Read would of messages that are in memory; none if next
+// is beyond the head, or older.
+func (p *Partition) Newest(room string, next Seq, maxBytes int) []Block {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if r := p.machine.rooms[room]; r == nil || next > r.last || next < p.machine.first(r) {
+		return nil
+	}
+	return p.tail.from(room, next, max(maxBytes, 1))
+}
+
 // wait returns a batch that waits for room's seq next, unless it has come.
 func (p *Partition) wait(room string, next Seq) Batch {
 	p.mu.Lock()

@@ -2,6 +2,8 @@ package partition
 
 import (
 	"sort"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,16 +12,19 @@ import (
 type Cursor interface {
 	Next() Seq    // the first that its connection has not been handed
 	Name() string // its client, for operators
+	Wake()        // ends a Wait; perhaps once more, soon after Leave
 }
 
-// Watch is a Cursor that the partition knows of, until Leave. Delivered and
-// Leave belong to the Cursor's goroutine.
+// Watch is a Cursor that the partition knows of, until Leave. Wait and Delivered
+// are for one goroutine at a time.
 type Watch struct {
 	partition *Partition
 	room      *watchedRoom
 	cursor    Cursor
 	since     Seq // what came before this was there before the cursor: it has no drift
 	place     int // in room.cursors; guarded by the partition's mutex
+	waits     int // place in room.waiting, -1: not there; guarded by room.mu
+	left      bool
 	// Of watchDrift: the room's last at its last look, and up to where it has
 	// counted what the cursor lacks.
 	looked, counted Seq
@@ -32,6 +37,11 @@ type watchedRoom struct {
 	place   int // in Partition.watches
 	cursors []*Watch
 	ages    histogram
+	last    atomic.Uint64 // the room's last seq, told by Apply
+
+	mu      sync.Mutex // held for moments only
+	waiting []*Watch   // to be woken by the next message
+	spare   []*Watch   // memory for waiting
 }
 
 // roomPeriod is that of the rooms' histograms.
@@ -47,9 +57,10 @@ func (p *Partition) Watch(room string, c Cursor) *Watch {
 		p.watched[room] = r
 		p.watches = append(p.watches, r)
 	}
-	w := &Watch{partition: p, room: r, cursor: c, since: 1, place: len(r.cursors)}
+	w := &Watch{partition: p, room: r, cursor: c, since: 1, place: len(r.cursors), waits: -1}
 	if known := p.machine.rooms[room]; known != nil {
 		w.since = known.last + 1
+		r.last.Store(uint64(known.last))
 	}
 	r.cursors = append(r.cursors, w)
 	p.metrics.subscribed(1)
@@ -86,9 +97,10 @@ func (w *Watch) late(age, waited time.Duration, n int, now time.Time) {
 	s.of[Write].add(waited, n, now)
 }
 
-// Leave ends the watch.
+// Leave ends the watch. It may be called at any time, once.
 func (w *Watch) Leave() {
 	p, r := w.partition, w.room
+	w.stopWaiting()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.metrics.subscribed(-1)

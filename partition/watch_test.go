@@ -25,6 +25,7 @@ func cursorAt(next Seq, name string) *testCursor {
 
 func (c *testCursor) Next() Seq    { return Seq(c.next.Load()) }
 func (c *testCursor) Name() string { return c.name }
+func (c *testCursor) Wake()        {}
 
 // TestLag: a cursor's lag is that of the first message that it lacks, wherever
 // that lies: in the tail, among the newest places, or in a chunk that is closed.

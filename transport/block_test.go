@@ -68,7 +68,7 @@ func TestBlocksOnTheWire(t *testing.T) {
 // zero is the index 0, of a type that this package does not import.
 func zero[I any](func(I, []byte) (partition.Outcome, error)) (index I) { return index }
 
-// overTheWire puts b on a stream in the way that follower.send does and reads it back.
+// overTheWire puts b on a stream in the way that a feed does and reads it back.
 func overTheWire(t *testing.T, b partition.Block) (records []wire.Record) {
 	t.Helper()
 	d := wire.Deliver{First: uint64(b.First), Time: b.Time, Skip: uint64(b.Skip), Dropped: b.Dropped, Block: b.Data}

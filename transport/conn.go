@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,18 +25,23 @@ func refuse(code wire.Code, format string, args ...any) error {
 	return &refusedError{code, fmt.Sprintf(format, args...)}
 }
 
-// conn is one client's connection. serve and its streams each have a goroutine.
+// conn is one client's connection. serve, the control stream, publish streams and
+// what is being answered each have a goroutine; subscriptions have none.
 type conn struct {
-	server  *Server
-	quic    *quic.Conn
-	streams sync.WaitGroup
+	server   *Server
+	quic     *quic.Conn
+	streams  sync.WaitGroup
+	control  *outbox
+	delivery *delivery
 
 	name          []byte // the publisher name of Hello
 	subscriptions atomic.Int32
 	publishing    atomic.Bool
 }
 
-func newConn(s *Server, qc *quic.Conn) *conn { return &conn{server: s, quic: qc} }
+func newConn(s *Server, qc *quic.Conn) *conn {
+	return &conn{server: s, quic: qc, delivery: newDelivery(&s.fanout, qc)}
+}
 
 // serve runs the connection until it ends or has to be ended.
 func (c *conn) serve() error {
@@ -52,11 +56,10 @@ func (c *conn) serve() error {
 			cancel(err)
 		}
 	}
-	out := newOutbox(control, fail)
-	c.streams.Go(out.run)
-	defer out.close()
-	c.streams.Go(func() { fail(c.readControl(in, out)) })
-	c.streams.Go(func() { c.announce(ctx, out) })
+	c.control = newOutbox(control, fail)
+	c.server.join(c)
+	defer c.server.leave(c)
+	c.streams.Go(func() { fail(c.readControl(in)) })
 	for {
 		stream, err := c.quic.AcceptStream(ctx)
 		if err != nil {
@@ -67,6 +70,16 @@ func (c *conn) serve() error {
 			return err
 		}
 		c.streams.Go(func() { fail(c.serveStream(ctx, stream)) })
+	}
+}
+
+// close returns when the last of the conn's goroutines has ended. The connection
+// must be at its end.
+func (c *conn) close() {
+	c.streams.Wait()
+	c.delivery.close()
+	if c.control != nil {
+		c.control.close()
 	}
 }
 
@@ -102,7 +115,7 @@ func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
 		return nil, nil, refuse(wire.CodeProtocol, "%v", err)
 	}
 	c.name = []byte(hello.Name)
-	clusterMap, _ := c.server.currentMap()
+	clusterMap := c.server.currentMap()
 	welcome := wire.Welcome{
 		Version: wire.Version,
 		Node:    c.server.cfg.Node,
@@ -134,7 +147,7 @@ func abortWith(ctx context.Context, stream *quic.Stream) (stop func() bool) {
 }
 
 // readControl answers pings. The end of the stream ends the connection.
-func (c *conn) readControl(in *wire.Reader, out *outbox) error {
+func (c *conn) readControl(in *wire.Reader) error {
 	for {
 		typ, body, err := in.Next()
 		if errors.Is(err, wire.ErrMalformed) {
@@ -149,26 +162,7 @@ func (c *conn) readControl(in *wire.Reader, out *outbox) error {
 		if err != nil {
 			return c.malformed(err)
 		}
-		out.put(&wire.Pong{Nonce: nonce})
-	}
-}
-
-// announce tells the client of changes of the map and of the node's leaving.
-func (c *conn) announce(ctx context.Context, out *outbox) {
-	told, changed := c.server.currentMap()
-	draining := c.server.draining
-	out.put(&told) // it may have changed since hello
-	for {
-		select {
-		case <-changed:
-			told, changed = c.server.currentMap()
-			out.put(&told)
-		case <-draining:
-			draining = nil
-			out.put(&wire.GoAway{Delay: uint64(c.server.cfg.Leave.Milliseconds())})
-		case <-ctx.Done():
-			return
-		}
+		c.control.put(&wire.Pong{Nonce: nonce})
 	}
 }
 
@@ -217,75 +211,4 @@ func end(stream *quic.Stream, f wire.Frame) {
 	stream.Write(wire.Append(nil, f))
 	stream.Close()
 	stream.CancelRead(quic.StreamErrorCode(wire.CodeNone))
-}
-
-// outbox collects frames for a stream and writes all that has come since the
-// last write at once. Putting never blocks; a client that lets more than
-// maxUnread bytes pile up loses its connection.
-type outbox struct {
-	to   io.Writer
-	fail func(error)
-	wake chan struct{}
-
-	mu     sync.Mutex
-	buf    []byte
-	closed bool
-}
-
-const maxUnread = 1 << 20
-
-func newOutbox(to io.Writer, fail func(error)) *outbox {
-	return &outbox{to: to, fail: fail, wake: make(chan struct{}, 1)}
-}
-
-func (o *outbox) put(f wire.Frame) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed {
-		return
-	}
-	if len(o.buf) > maxUnread {
-		o.closed = true
-		o.fail(refuse(wire.CodeSlowConsumer, "more than %d bytes of answers were not read", maxUnread))
-	}
-	o.buf = wire.Append(o.buf, f)
-	o.signal()
-}
-
-func (o *outbox) signal() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run writes until close or until the stream fails.
-func (o *outbox) run() {
-	var spare []byte
-	for range o.wake {
-		o.mu.Lock()
-		buf, closed := o.buf, o.closed
-		o.buf = spare[:0]
-		o.mu.Unlock()
-		if len(buf) > 0 {
-			if _, err := o.to.Write(buf); err != nil {
-				o.close()
-				return
-			}
-		}
-		if closed {
-			return
-		}
-		if spare = buf; cap(spare) > 64<<10 {
-			spare = nil
-		}
-	}
-}
-
-// close makes run end after what has been put is written.
-func (o *outbox) close() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closed = true
-	o.signal()
 }

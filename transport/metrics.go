@@ -7,6 +7,10 @@ type Metrics struct {
 	connections prometheus.Gauge       // clients connected
 	closed      *prometheus.CounterVec // connections closed by the server, by reason
 	badFrames   prometheus.Counter     // frames that were malformed or out of place
+	flushes     prometheus.Counter     // of connections
+	stalls      prometheus.Counter     // subscriptions that were left alone for a moment
+	spacing     prometheus.Gauge       // seconds between flushes of a connection
+	cpu         prometheus.Gauge       // share of all processors that this process uses
 }
 
 // NewMetrics returns metrics that are not registered yet.
@@ -21,10 +25,22 @@ func NewMetrics() *Metrics {
 		badFrames: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "roomlog", Name: "bad_frames_total", Help: "Frames that were malformed or out of place.",
 		}),
+		flushes: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "roomlog", Name: "flushes_total", Help: "Times that a connection was given what its subscriptions had to get.",
+		}),
+		stalls: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "roomlog", Name: "stalls_total", Help: "Times that a subscription was left alone for a moment, mostly because its client took nothing.",
+		}),
+		spacing: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "roomlog", Name: "flush_spacing_seconds", Help: "Least time between two flushes of a connection; 0 while the processors are free.",
+		}),
+		cpu: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "roomlog", Name: "cpu_share", Help: "Share of all processors that this process uses, of the last 50 ms.",
+		}),
 	}
 }
 
 // Collectors returns the metrics for a registry.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.connections, m.closed, m.badFrames}
+	return []prometheus.Collector{m.connections, m.closed, m.badFrames, m.flushes, m.stalls, m.spacing, m.cpu}
 }

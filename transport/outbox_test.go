@@ -30,14 +30,12 @@ func TestOutboxWritesAllThatHasComeAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &blockingWriter{release: make(chan struct{})}
 		o := newOutbox(w, func(err error) { t.Error(err) })
-		go o.run()
 		o.put(&wire.Pong{Nonce: 1})
 		synctest.Wait() // the first write is under way
 		o.put(&wire.Pong{Nonce: 2})
 		o.put(&wire.Pong{Nonce: 3})
-		o.close()
 		close(w.release)
-		synctest.Wait()
+		o.close()
 		if len(w.writes) != 2 {
 			t.Fatalf("%d writes, want 2", len(w.writes))
 		}
@@ -59,7 +57,6 @@ func TestOutboxIsBounded(t *testing.T) {
 		w := &blockingWriter{release: make(chan struct{})}
 		var failed []error
 		o := newOutbox(w, func(err error) { failed = append(failed, err) })
-		go o.run()
 		for range 3 * maxUnread / wire.PingSize {
 			o.put(&wire.Pong{})
 		}
@@ -71,7 +68,7 @@ func TestOutboxIsBounded(t *testing.T) {
 			t.Errorf("%d bytes are held, want about %d at most", len(o.buf), maxUnread)
 		}
 		close(w.release)
-		synctest.Wait() // run must end, or synctest complains
+		o.close()
 	})
 }
 
@@ -80,18 +77,13 @@ func TestOutboxEndsWithItsStream(t *testing.T) {
 		r, w := io.Pipe()
 		r.Close()
 		o := newOutbox(w, func(err error) { t.Error(err) })
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			o.run()
-		}()
 		o.put(&wire.Pong{})
-		select {
-		case <-done:
-		case <-time.After(time.Minute):
-			t.Error("run goes on though the stream is gone")
-		}
+		synctest.Wait()     // the write has failed
 		o.put(&wire.Pong{}) // harmless
+		if len(o.buf) > 0 || o.writing {
+			t.Errorf("%d bytes are held for a stream that is gone", len(o.buf))
+		}
+		o.close()
 	})
 }
 
@@ -149,7 +141,8 @@ func sent(o *outbox) (frames []wire.Type, acks []wire.Acks, refused []wire.Refus
 
 // One frame carries all acks of a time; retries stand apart with the time they got.
 func TestAnswersGroupAcks(t *testing.T) {
-	o := newOutbox(io.Discard, nil)
+	o := newOutbox(nil, nil)
+	o.writing = true // what is put stays
 	a := &answers{partition: 3, attach: 2, out: o}
 	a.Acked([]partition.Answer{
 		{Counter: 4, Count: 1, Seq: 9, Time: 5, Duplicate: true},
@@ -169,7 +162,8 @@ func TestAnswersGroupAcks(t *testing.T) {
 
 // However many rooms take turns, no frame is larger than a client must accept.
 func TestAnswersSplitAcks(t *testing.T) {
-	o := newOutbox(io.Discard, nil)
+	o := newOutbox(nil, nil)
+	o.writing = true // what is put stays
 	a := &answers{partition: 4095, out: o}
 	all := make([]partition.Answer, wire.MaxWindow)
 	for i := range all {
@@ -187,7 +181,8 @@ func TestAnswersSplitAcks(t *testing.T) {
 }
 
 func TestAnswersRefuse(t *testing.T) {
-	o := newOutbox(io.Discard, nil)
+	o := newOutbox(nil, nil)
+	o.writing = true // what is put stays
 	a := &answers{partition: 3, attach: 2, out: o}
 	a.Refused(partition.Refusal{
 		Counter: 8, Err: &partition.OutOfOrderError{Got: 8, Want: 6}, Maybe: true, RetryAfter: 20 * time.Millisecond,

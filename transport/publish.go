@@ -34,24 +34,18 @@ func (c *conn) servePublish(stream *quic.Stream, in *wire.Reader, body []byte) e
 		return nil
 	}
 	defer c.publishing.Store(false)
-	var unread error // set before run ends
+	var unread error // set before close returns
 	out := newOutbox(stream, func(err error) {
 		unread = err
 		stream.CancelRead(quic.StreamErrorCode(wire.CodeSlowConsumer))
 		stream.CancelWrite(quic.StreamErrorCode(wire.CodeSlowConsumer))
 	})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		out.run()
-	}()
 	err := c.readPublishes(in, body, out)
-	out.close()
 	if err != nil {
 		stream.CancelWrite(quic.StreamErrorCode(wire.CodeProtocol))
 	}
 	stream.SetWriteDeadline(time.Now().Add(drainTimeout))
-	<-done
+	out.close()
 	stream.Close()
 	return errors.Join(err, unread)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"syscall"
@@ -26,6 +27,12 @@ type Config struct {
 	ResetKey [32]byte      // fixed per node, so that a restarted node can reset old connections
 	Leave    time.Duration // how long clients have to go by themselves when the node stops
 	Token    string        // what a client must show; "" lets everybody in
+
+	// Spacing is the most that the flushes of a connection are apart while there is
+	// little processor time; 0: none.
+	Spacing time.Duration
+	// KeyExchange are the key exchanges that clients may use; nil: those of crypto/tls.
+	KeyExchange []tls.CurveID
 
 	// Partitions are the replicas on this node by partition number, nil where
 	// it has none.
@@ -54,10 +61,12 @@ type Server struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	fanout   fanout
+	draining chan struct{} // closed by Drain
+
 	mu         sync.Mutex
 	clusterMap wire.Map
-	mapChanged chan struct{} // closed and renewed when clusterMap changes
-	draining   chan struct{} // closed by Drain
+	conns      map[*conn]struct{} // that have said hello
 }
 
 // Bind takes the address, host:port, for a Server.
@@ -79,11 +88,16 @@ func Bind(listen string) (net.PacketConn, error) {
 func Serve(cfg Config) (*Server, error) {
 	key := quic.StatelessResetKey(cfg.ResetKey)
 	s := &Server{
-		cfg:        cfg,
-		socket:     cfg.Socket,
-		transport:  &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key},
-		mapChanged: make(chan struct{}),
-		draining:   make(chan struct{}),
+		cfg:       cfg,
+		socket:    cfg.Socket,
+		transport: &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key},
+		draining:  make(chan struct{}),
+		conns:     map[*conn]struct{}{},
+		fanout: fanout{
+			pace:    &pace{ceiling: cfg.Spacing, metrics: cfg.Metrics},
+			feeds:   feeds{rooms: map[string]*feed{}},
+			metrics: cfg.Metrics,
+		},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error
@@ -92,6 +106,7 @@ func Serve(cfg Config) (*Server, error) {
 		NextProtos:             []string{wire.ALPN},
 		MinVersion:             tls.VersionTLS13,
 		SessionTicketsDisabled: true,
+		CurvePreferences:       cfg.KeyExchange,
 	}, &quic.Config{
 		HandshakeIdleTimeout:       helloTimeout,
 		MaxIdleTimeout:             idleTimeout,
@@ -105,6 +120,8 @@ func Serve(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("listen %s: %w", cfg.Socket.LocalAddr(), err)
 	}
 	s.tasks.Go(s.accept)
+	s.tasks.Go(func() { s.fanout.pace.run(s.ctx) })
+	s.tasks.Go(s.dropFeeds)
 	return s, nil
 }
 
@@ -138,7 +155,23 @@ func (s *Server) serve(qc *quic.Conn) {
 	default:
 		qc.CloseWithError(quic.ApplicationErrorCode(wire.CodeNone), "")
 	}
-	c.streams.Wait()
+	c.close()
+}
+
+// feedLife is how long frames are kept that nobody asks for, to twice that.
+const feedLife = time.Second
+
+func (s *Server) dropFeeds() {
+	every := time.NewTicker(feedLife)
+	defer every.Stop()
+	for {
+		select {
+		case <-every.C:
+			s.fanout.feeds.drop()
+		case <-s.ctx.Done():
+			return
+		}
+	}
 }
 
 // SetMap tells all clients where the partitions are.
@@ -146,15 +179,54 @@ func (s *Server) SetMap(m wire.Map) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clusterMap = m
-	close(s.mapChanged)
-	s.mapChanged = make(chan struct{})
+	s.tell(&m)
 }
 
-// currentMap returns the map and a channel that is closed when it changes.
-func (s *Server) currentMap() (wire.Map, <-chan struct{}) {
+// tell sends a frame to all clients. It needs s.mu.
+func (s *Server) tell(f wire.Frame) {
+	frame := wire.Append(nil, f)
+	for c := range s.conns {
+		c.control.putBytes(frame)
+	}
+}
+
+func (s *Server) currentMap() wire.Map {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.clusterMap, s.mapChanged
+	return s.clusterMap
+}
+
+// join tells c from now on what concerns all clients.
+func (s *Server) join(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+	c.control.put(&s.clusterMap) // it may have changed since hello
+	if s.isDraining() {
+		s.sendAway(c)
+	}
+}
+
+func (s *Server) leave(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+func (s *Server) isDraining() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// sendAway asks c to leave. Its subscriptions end by themselves at some moment: not
+// all clients at once, for others have to take them.
+func (s *Server) sendAway(c *conn) {
+	c.control.put(&wire.GoAway{Delay: uint64(s.cfg.Leave.Milliseconds())})
+	time.AfterFunc(rand.N(s.cfg.Leave+1), c.delivery.drain)
 }
 
 func (s *Server) checkToken(token string) bool {
@@ -177,10 +249,12 @@ func (s *Server) Drain() {
 	s.listener.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.draining:
-	default:
-		close(s.draining)
+	if s.isDraining() {
+		return
+	}
+	close(s.draining)
+	for c := range s.conns {
+		s.sendAway(c)
 	}
 }
 
@@ -189,7 +263,7 @@ func (s *Server) Drain() {
 func (s *Server) Close() error {
 	s.Drain()
 	s.cancel()
-	s.tasks.Wait()
+	s.wait()
 	return s.shut()
 }
 
@@ -198,8 +272,14 @@ func (s *Server) Kill() error {
 	s.socket.Close()
 	s.cancel()
 	err := s.shut()
-	s.tasks.Wait()
+	s.wait()
 	return err
+}
+
+// wait returns when the last goroutine has ended.
+func (s *Server) wait() {
+	s.tasks.Wait()
+	s.fanout.catchUp.tasks.Wait()
 }
 
 func (s *Server) shut() error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,8 @@ var settings = []struct {
 	{"retention-messages", "0", "`NUMBER` of a partition's messages that are kept (0: all)"},
 	{"retention-policy", "", "shorter ages for rooms by the beginning of their names: `PREFIX=AGE,...`"},
 	{"drift-objective", "100ms", "`TIME` that 99 of 100 messages shall take at most, from received to handed to subscribers"},
+	{"flush-spacing", "50ms", "`TIME` that flushes of a client's connection are apart at most when processors are busy (0: none; default: half the drift objective, 60ms at most)"},
+	{"key-exchange", "hybrid", "`NAME` of the key exchange with clients: hybrid, which later quantum computers do not break, or x25519, which costs less"},
 	{"log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn, error"},
 }
 
@@ -65,6 +68,9 @@ const (
 	maxObjective  = time.Minute
 	minHeartbeat  = 50 * time.Millisecond
 	maxHeartbeat  = 10 * time.Second
+
+	defaultSpacing = 60 * time.Millisecond
+	maxSpacing     = time.Second
 )
 
 func envName(key string) string {
@@ -155,6 +161,9 @@ func (v values) derive() {
 		}
 	}
 	fill("advertise", v.get("listen"))
+	if objective, err := time.ParseDuration(v.get("drift-objective")); err == nil && objective > 0 {
+		fill("flush-spacing", min(defaultSpacing, objective/2).String())
+	}
 	for key, name := range map[string]string{"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"} {
 		fill(key, filepath.Join(v.get("data"), name))
 	}
@@ -295,7 +304,8 @@ type config struct {
 	token                         string
 	ca, cert, key                 string
 	sessionTTL, heartbeat         time.Duration
-	objective                     time.Duration
+	objective, spacing            time.Duration
+	keyExchange                   []tls.CurveID
 	queueBytes, tailBytes         int64
 	segmentBytes, reserve         int64
 	retention                     node.Retention
@@ -323,12 +333,14 @@ func (v values) config() (config, error) {
 		sessionTTL: c.duration("session-ttl", minSessionTTL, math.MaxInt64),
 		heartbeat:  c.duration("heartbeat", minHeartbeat, maxHeartbeat),
 		objective:  c.duration("drift-objective", minObjective, maxObjective),
+		spacing:    c.duration("flush-spacing", 0, maxSpacing),
 		queueBytes: c.sizeBetween("queue-bytes", minBytes, unlimited),
 		tailBytes:  c.sizeBetween("tail-bytes", minBytes, unlimited),
 
 		segmentBytes: c.sizeBetween("segment-bytes", minSegment, maxSegment),
 		reserve:      c.sizeBetween("reserve", 0, unlimited),
 		retention:    c.retention(),
+		keyExchange:  c.keyExchange(),
 
 		logLevel: c.level("log-level"),
 	}
@@ -550,6 +562,18 @@ func parseSize(text string) (int64, error) {
 		return 0, errors.New("use a number of bytes, or one with KiB, MiB or GiB, such as 16MiB")
 	}
 	return n * unit, nil
+}
+
+// keyExchange returns nil for what crypto/tls takes by itself.
+func (c *checker) keyExchange() []tls.CurveID {
+	switch c.values.get("key-exchange") {
+	case "hybrid":
+	case "x25519":
+		return []tls.CurveID{tls.X25519}
+	default:
+		c.fail("key-exchange", "use hybrid or x25519")
+	}
+	return nil
 }
 
 func (c *checker) level(key string) slog.Level {

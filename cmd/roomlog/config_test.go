@@ -81,7 +81,7 @@ func TestDefaults(t *testing.T) {
 		cluster:    map[string]string{"n1": "127.0.0.1:7410"},
 		partitions: 16,
 		ca:         "roomlog-data/ca.pem", cert: "roomlog-data/cert.pem", key: "roomlog-data/key.pem",
-		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond, objective: 100 * time.Millisecond,
+		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond, objective: 100 * time.Millisecond, spacing: 50 * time.Millisecond,
 		queueBytes: 16 << 20, tailBytes: 8 << 20, segmentBytes: 64 << 20, reserve: 256 << 20,
 		logLevel: slog.LevelInfo,
 	}
@@ -168,6 +168,12 @@ func TestValidation(t *testing.T) {
 		{"too strict an objective", []string{"--drift-objective", "999us"}, `drift-objective: "999us" (flag --drift-objective): use at least 1ms`},
 		{"laxest objective", []string{"--drift-objective", "1m"}, ""},
 		{"too lax an objective", []string{"--drift-objective", "60001ms"}, "use at most 1m0s"},
+
+		{"no spacing", []string{"--flush-spacing", "0"}, ""},
+		{"widest spacing", []string{"--flush-spacing", "1s"}, ""},
+		{"too wide a spacing", []string{"--flush-spacing", "1001ms"}, `flush-spacing: "1001ms" (flag --flush-spacing): use at most 1s`},
+		{"a cheap key exchange", []string{"--key-exchange", "x25519"}, ""},
+		{"an unknown key exchange", []string{"--key-exchange", "rsa"}, `key-exchange: "rsa" (flag --key-exchange): use hybrid or x25519`},
 
 		{"smallest queue", []string{"--queue-bytes", "1048576"}, ""},
 		{"too small a queue", []string{"--queue-bytes", "1023KiB"}, `queue-bytes: "1023KiB" (flag --queue-bytes): use at least 1 MiB`},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -134,6 +135,8 @@ func (cfg config) nodeConfig(ca []byte, cert tls.Certificate, logger *slog.Logge
 		Heartbeat:  cfg.heartbeat,
 		Objective:  cfg.objective,
 
+		FlushSpacing: cmp.Or(cfg.spacing, -1),
+		KeyExchange:  cfg.keyExchange,
 		SegmentBytes: cfg.segmentBytes,
 		Reserve:      cfg.reserve,
 		Retention:    cfg.retention,

@@ -237,7 +237,8 @@ func TestNodeConfig(t *testing.T) {
 	v, _, err := readFlags(t, "--node=n1", "--data=d", "--listen=h:1", "--advertise=h:2", "--peer=h:3", "--http=h:4",
 		"--cluster=n1=h:3", "--partitions=5", "--token=t", "--session-ttl=6s", "--queue-bytes=7MiB", "--tail-bytes=8MiB", "--heartbeat=9s",
 		"--segment-bytes=10MiB", "--reserve=11MiB", "--retention-age=12h", "--retention-bytes=13MiB", "--retention-messages=14",
-		"--retention-policy=a/=15m,b=16s", "--drift-objective=17ms")
+		"--retention-policy=a/=15m,b=16s", "--drift-objective=17ms",
+		"--flush-spacing=18ms", "--key-exchange=x25519")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,6 +247,9 @@ func TestNodeConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.rebuild = []int{3}
+	if never := (config{}).nodeConfig(nil, tls.Certificate{}, nil); never.FlushSpacing >= 0 {
+		t.Errorf("a spacing of 0 is %v to the node, want none", never.FlushSpacing)
+	}
 	got := cfg.nodeConfig([]byte("ca"), tls.Certificate{}, nil)
 	retention := node.Retention{Age: 12 * time.Hour, Bytes: 13 << 20, Messages: 14,
 		Policies: []node.Policy{{Prefix: "a/", Age: 15 * time.Minute}, {Prefix: "b", Age: 16 * time.Second}}}
@@ -255,7 +259,8 @@ func TestNodeConfig(t *testing.T) {
 	if got.Name != "n1" || got.DataDir != "d" || got.Listen != "h:1" || got.Advertise != "h:2" || got.Peer != "h:3" || got.HTTP != "h:4" ||
 		got.Members["n1"] != "h:3" || got.Partitions != 5 || got.Token != "t" || string(got.CA) != "ca" ||
 		got.SessionTTL != 6*time.Second || got.QueueBytes != 7<<20 || got.TailBytes != 8<<20 || got.Heartbeat != 9*time.Second ||
-		got.Objective != 17*time.Millisecond || got.Version == "" {
+		got.Objective != 17*time.Millisecond || got.FlushSpacing != 18*time.Millisecond || !slices.Equal(got.KeyExchange, []tls.CurveID{tls.X25519}) ||
+		got.Version == "" {
 		t.Errorf("node config = %+v", got)
 	}
 }

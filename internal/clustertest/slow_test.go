@@ -47,6 +47,7 @@ func (s *slowness) edit(cfg *node.Config) {
 	if len(cfg.Members) > 1 {
 		cfg.Heartbeat = slowHeartbeat
 	}
+	cfg.FlushSpacing = -1 // the machine may be busy with other tests
 	cfg.Slow = func(_ int, stage partition.Stage) {
 		if slow := s.slow.Load(); slow != nil && *slow == name && int64(stage) == s.stage.Load() {
 			<-time.After(slowDelay)

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package transport
+
+func readCPU() cpuTimes { return cpuTimes{own: ownCPU()} }
