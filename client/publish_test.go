@@ -197,8 +197,8 @@ func TestLeaderMoves(t *testing.T) {
 
 func TestLeaderKilled(t *testing.T) {
 	f := startFake(t, 3, 1)
+	f.onPublish = once("m10", 1, act{}) // before there is a connection: nothing else orders the two
 	c := f.dial(t)
-	f.onPublish = once("m10", 1, act{})
 	all := send(t, c, "lobby", 30)
 	f.await(t, "hook")
 	f.nodes[0].kill()
