@@ -594,7 +594,6 @@ func TestUnacked(t *testing.T) {
 }
 
 type silentConn struct {
-	fakeConn
 	received uint64
 	rtt      atomic.Int64
 }
