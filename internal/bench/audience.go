@@ -33,6 +33,8 @@ type round struct {
 	recorder recorder
 	spreads  *spreads // nil unless wanted
 
+	starting chan struct{} // of the first round: a slot for each subscriber that waits for its mark
+
 	hopeless time.Duration // call stop when a message comes so late; 0: never
 	stop     func()
 
@@ -49,6 +51,10 @@ func newRound(mark uint32, w window, subscribers int) *round {
 
 // arrive is called for a subscriber that has seen the mark.
 func (r *round) arrive() {
+	select {
+	case <-r.starting:
+	default: // not the first round
+	}
 	if r.awaited.Add(-1) == 0 {
 		close(r.all)
 	}
@@ -119,20 +125,48 @@ func dialMany(ctx context.Context, t *Target, n int, at func(i int) string, tell
 	return slices.DeleteFunc(clients, func(c *client.Client) bool { return c == nil }), context.Cause(ctx)
 }
 
+// starters is how many subscribers wait for their first message at once. As many
+// as there can be, all in one moment, would be a storm, which is not what a
+// benchmark of subscribers measures.
+const starters = 32
+
 // follow starts n subscribers, and with them those that stall after the first
-// message. The i-th follows room i mod their number, with the client that by
-// names; those that stall come last.
-func (a *audience) follow(ctx context.Context, n, stalled int, by func(i int) int) {
-	ctx, a.cancel = context.WithCancel(ctx)
+// message, a few at a time: the first round's mark is there already. The i-th
+// follows room i mod their number, with the client that by names; those that
+// stall come last. It returns when all have had the mark.
+func (a *audience) follow(ctx context.Context, first *round, n, stalled int, by func(i int) int) error {
+	following, cancel := context.WithCancel(ctx)
+	a.cancel = cancel
 	for i := range n {
 		a.subs = append(a.subs, &subscriber{index: i, client: a.clients[by(i)], room: a.rooms[i%len(a.rooms)]})
 	}
-	for _, s := range a.subs {
-		a.ended.Go(func() { a.fail(a.read(ctx, s)) })
+	for i := range n + stalled {
+		if err := a.mayStart(ctx, first); err != nil {
+			return err
+		}
+		if i < n {
+			a.ended.Go(func() { a.fail(a.read(following, a.subs[i])) })
+			continue
+		}
+		c, r := a.clients[by(i)], a.rooms[(i-n)%len(a.rooms)]
+		a.ended.Go(func() { a.fail(a.stall(following, c, r)) })
 	}
-	for i := range stalled {
-		c, r := a.clients[by(n+i)], a.rooms[i%len(a.rooms)]
-		a.ended.Go(func() { a.fail(a.stall(ctx, c, r)) })
+	return a.await(ctx, first)
+}
+
+// mayStart waits until few enough subscribers wait for their first message.
+func (a *audience) mayStart(ctx context.Context, first *round) error {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case first.starting <- struct{}{}:
+		return nil
+	case err := <-a.failed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+		return errSilence
 	}
 }
 

@@ -120,3 +120,32 @@ func TestAwaitSilence(t *testing.T) {
 		}
 	})
 }
+
+// TestMayStart: so many subscribers start at once; another one when one of them
+// has its first message, and none when none gets it.
+func TestMayStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s := listener(1)
+		first := newRound(1, window{}, 5)
+		first.starting = make(chan struct{}, 2)
+		a.round.Store(first)
+		for range 2 {
+			if err := a.mayStart(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.AfterFunc(time.Second, func() { a.take(s, header{mark: 1}) })
+		began := time.Now()
+		if err := a.mayStart(t.Context(), first); err != nil || time.Since(began) != time.Second {
+			t.Errorf("the third: %v after %v, want it when the first has its message", err, time.Since(began))
+		}
+		if err := a.mayStart(t.Context(), first); !errors.Is(err, errSilence) {
+			t.Errorf("the fourth: %v", err)
+		}
+		broken := errors.New("broken")
+		a.fail(broken)
+		if err := a.mayStart(t.Context(), first); err != broken {
+			t.Errorf("with a failed subscriber: %v", err)
+		}
+	})
+}

@@ -50,13 +50,16 @@ func startFanout(ctx context.Context, t *Target, s Settings, progress Progress) 
 	if f.load, err = startLoad(ctx, t, a, s.Payload, progress); err != nil {
 		return f, err
 	}
-	a.follow(ctx, s.Subs, s.Stalled, func(i int) int {
+	first, err := f.greet(ctx, s.Subs+s.Stalled)
+	if err != nil {
+		return f, err
+	}
+	return f, a.follow(ctx, first, s.Subs, s.Stalled, func(i int) int {
 		if i < s.Subs {
 			return i % s.Conns
 		}
 		return s.Conns + i - s.Subs
 	})
-	return f, f.ready(ctx, s.Subs+s.Stalled)
 }
 
 func (f *fanout) close(a *audience) {

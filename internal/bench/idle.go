@@ -48,9 +48,8 @@ type idle struct {
 
 func (i *idle) run(ctx context.Context, d time.Duration) error {
 	// The first message opens rooms and sessions before anything is measured.
-	first := i.newRound(window{}, i.report.Subs)
-	i.audience.round.Store(first)
-	if err := i.speaker.publish(ctx, i.audience, first); err != nil {
+	first, err := i.greet(ctx, i.report.Subs)
+	if err != nil {
 		return err
 	}
 	before, err := i.rest(ctx)
@@ -89,8 +88,8 @@ func (i *idle) connect(ctx context.Context, first *round) error {
 	if err := i.audience.dial(ctx, t, n, at, func(done float64) { i.progress("connecting", done) }); err != nil {
 		return err
 	}
-	i.audience.follow(ctx, n, 0, func(i int) int { return i })
-	if err := i.audience.await(ctx, first); err != nil {
+	i.progress("subscribing", 0)
+	if err := i.audience.follow(ctx, first, n, 0, func(i int) int { return i }); err != nil {
 		return err
 	}
 	to, err := t.usage(c.now())

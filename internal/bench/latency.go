@@ -52,8 +52,12 @@ func runEndToEnd(ctx context.Context, t *Target, s Settings, d time.Duration, pr
 		return nil, err
 	}
 	defer l.close()
-	a.follow(ctx, s.Rooms, 0, func(i int) int { return t.other(a.rooms[i].leader) })
-	if err := l.ready(ctx, s.Rooms); err != nil {
+	first, err := l.greet(ctx, s.Rooms)
+	if err != nil {
+		return nil, err
+	}
+	away := func(i int) int { return t.other(a.rooms[i].leader) }
+	if err := a.follow(ctx, first, s.Rooms, 0, away); err != nil {
 		return nil, err
 	}
 	m, err := l.measure(ctx, order{rate: s.Rate, duration: d, course: s.Plot})

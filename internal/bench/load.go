@@ -34,12 +34,14 @@ func (l *load) newRound(w window, subscribers int) *round {
 	return newRound(l.marks, w, subscribers)
 }
 
-// ready returns when so many subscribers have got a first message.
-func (l *load) ready(ctx context.Context, subscribers int) error {
+// greet publishes the first round's mark, for so many subscribers that are still
+// to come: audience.follow.
+func (l *load) greet(ctx context.Context, subscribers int) (*round, error) {
 	l.progress("subscribing", 0)
-	r := l.newRound(window{}, subscribers)
-	l.audience.round.Store(r)
-	return l.speaker.end(ctx, l.audience, r)
+	first := l.newRound(window{}, subscribers)
+	first.starting = make(chan struct{}, starters)
+	l.audience.round.Store(first)
+	return first, l.speaker.publish(ctx, l.audience, first)
 }
 
 // order is what measure shall do.
