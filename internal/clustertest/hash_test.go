@@ -41,7 +41,7 @@ func TestContradictedReplicaIsFenced(t *testing.T) {
 		}
 		last = *cfg
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience) // thousands of entries, each synced
 	defer cancel()
 	publisher := c.Client("p", "n1", "n2")
 	read := make(chan uint64, 1<<20)
