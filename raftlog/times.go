@@ -43,12 +43,12 @@ func (g *Group) LoopTime() LoopTime {
 // does costs no allocation, and its mutex is held for some nanoseconds.
 type stopwatch struct {
 	mu      sync.Mutex
-	began   time.Time     // of the write under way; zero: there is none
-	written time.Duration // by the writes that have ended
-	lying   time.Time     // since when there is a proposal and no write; zero: there is none
-	held    time.Duration // proposals have lain before
-	spans   [64]writeSpan // the newest writes, a ring
-	next    int           // where the next one goes
+	began   time.Time      // of the write under way; zero: there is none
+	written time.Duration  // by the writes that have ended
+	lying   time.Time      // since when there is a proposal and no write; zero: there is none
+	held    time.Duration  // proposals have lain before
+	spans   [256]writeSpan // the newest writes, a ring
+	next    int            // where the next one goes
 
 	// Of the last batch that the StateMachine was given. They belong to the
 	// goroutine that applies.
