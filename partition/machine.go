@@ -432,7 +432,7 @@ func (o *Outcome) add(a Answer) {
 		p := &o.Answers[n-1]
 		if p.Session == a.Session && p.Err == nil && a.Err == nil && p.Duplicate == a.Duplicate && p.Time == a.Time &&
 			p.Counter+Counter(p.Count) == a.Counter && p.Seq+Seq(p.Count) == a.Seq {
-			p.Count++
+			p.Count += a.Count
 			return
 		}
 	}

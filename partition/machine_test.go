@@ -331,4 +331,15 @@ func TestAnswersJoin(t *testing.T) {
 	if fmt.Sprint(out.Answers) != fmt.Sprint(want) {
 		t.Errorf("got  %+v\nwant %+v", out.Answers, want)
 	}
+	// The first number in d and the next two in c run on at one time: an answer of
+	// two messages joins the one before.
+	l.add(packed(6, sent{session: "t", counter: 2, room: "c"}))
+	out, _ = l.add(packed(7,
+		sent{session: "s", counter: 6, room: "d"},
+		sent{session: "s", counter: 7, room: "c"}, sent{session: "s", counter: 8, room: "c"},
+	))
+	want = []Answer{{Session: 0, Counter: 6, Count: 3, Seq: 1, Time: 7}}
+	if fmt.Sprint(out.Answers) != fmt.Sprint(want) {
+		t.Errorf("got  %+v\nwant %+v", out.Answers, want)
+	}
 }
