@@ -13,6 +13,7 @@ type fanout struct {
 	pace    *pace
 	feeds   feeds
 	catchUp catchUp
+	workers workers
 	metrics *Metrics
 }
 
@@ -21,9 +22,8 @@ type fanout struct {
 //	Wake -> ready -> flush: each cursor's frames from its room's feed -> Wait
 //
 // A flush takes what all of them have to get, and the next one comes no sooner
-// than the server's spacing allows. It runs in a goroutine of its own that ends
-// with it; a connection without news has none. What is not at the head of its
-// room is left to the catch-up lane.
+// than the server's spacing allows. A worker does it; a connection without news has
+// no goroutine. What is not at the head of its room is left to the catch-up lane.
 type delivery struct {
 	*fanout
 	unacked unacked
@@ -94,8 +94,7 @@ func (d *delivery) push(c *cursor) {
 // schedule begins a flush, or the wait for it. It needs d.mu.
 func (d *delivery) schedule() {
 	if wait := d.pace.wait(d.last); wait <= 0 {
-		d.state = flushing
-		d.tasks.Go(d.flush)
+		d.begin()
 	} else if d.state = scheduled; d.timer == nil {
 		d.timer = time.AfterFunc(wait, d.due)
 	} else {
@@ -103,18 +102,20 @@ func (d *delivery) schedule() {
 	}
 }
 
+// begin has a flush done. It needs d.mu.
+func (d *delivery) begin() {
+	d.state = flushing
+	d.tasks.Add(1) // until a worker has done it
+	d.workers.flush(d)
+}
+
 // due is the timer's.
 func (d *delivery) due() {
 	d.mu.Lock()
-	if d.state != scheduled || d.closed {
-		d.mu.Unlock()
-		return
+	defer d.mu.Unlock()
+	if d.state == scheduled && !d.closed {
+		d.begin()
 	}
-	d.state = flushing
-	d.tasks.Add(1)
-	d.mu.Unlock()
-	defer d.tasks.Done()
-	d.flush()
 }
 
 // flush serves the ready cursors until none has more, and again what has become
@@ -131,7 +132,7 @@ func (d *delivery) flush() {
 		}
 		spare = batch[:0]
 		d.last = time.Now()
-		d.metrics.flushes.Inc()
+		d.pace.flushed()
 		if len(d.ready) > 0 && d.pace.wait(d.last) > 0 {
 			d.schedule()
 			return

@@ -245,7 +245,9 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	m := NewMetrics()
-	return &fixture{t: t, fanout: fanout{pace: &pace{metrics: m}, feeds: feeds{rooms: map[string]*feed{}}, metrics: m}}
+	f := &fixture{t: t, fanout: fanout{pace: &pace{metrics: m}, feeds: feeds{rooms: map[string]*feed{}}, metrics: m}}
+	t.Cleanup(f.workers.close)
+	return f
 }
 
 func (f *fixture) connect() *delivery { return newDelivery(&f.fanout, &fakeConn{}) }

@@ -9,18 +9,22 @@ import (
 
 // pace decides how far apart the flushes of a connection must be. A flush costs
 // 20 to 45 µs whatever is in it, so when there is no time for all of them fewer and
-// fuller ones are the cure. While the processors are free there is no spacing.
+// fuller ones are the cure. While the processors are free there is no spacing, nor
+// where flushes are few: processors that are busy otherwise gain nothing by it.
 type pace struct {
 	ceiling time.Duration
 	metrics *Metrics
 	spacing atomic.Int64
+	flushes atomic.Int64 // so far
 }
 
 // load is what is known of a moment of the machine, as shares of all processors:
-// what this process uses, and what everybody does (0 where that is not known). Late
-// is how much later than it should the moment has come.
+// what this process uses, what everybody does (0 where that is not known), and what
+// this process's flushes may use. Late is how much later than it should the moment
+// has come.
 type load struct {
 	own, all float64
+	flushes  float64
 	late     time.Duration
 }
 
@@ -33,6 +37,11 @@ const (
 	lateLimit = 5 * time.Millisecond
 	easier    = 0.8
 
+	// A flush takes about so long. Spacing grows only while flushes are more than
+	// manyFlushes of all processors, and shrinks where they are less than half of it.
+	flushTime   = 30 * time.Microsecond
+	manyFlushes = 0.05
+
 	// Between these two each flush is acknowledged by itself, and little saved.
 	steepFrom = 20 * time.Millisecond
 	steepTo   = 40 * time.Millisecond
@@ -42,11 +51,11 @@ const (
 func (l load) next(s, ceiling time.Duration) time.Duration {
 	pressure := max(l.own/ownLimit, l.all/allLimit, float64(l.late)/float64(lateLimit))
 	switch {
-	case pressure > 1:
+	case pressure > 1 && l.flushes > manyFlushes:
 		if s = s*6/5 + time.Millisecond; s > steepFrom && s < steepTo {
 			s = steepTo
 		}
-	case pressure < easier:
+	case pressure < easier, l.flushes < manyFlushes/2:
 		if s = (s - time.Millisecond) * 5 / 6; s > steepFrom && s < steepTo {
 			s = steepFrom
 		}
@@ -66,6 +75,12 @@ func (p *pace) wait(last time.Time) time.Duration {
 	return s - time.Since(last)
 }
 
+// flushed counts a flush.
+func (p *pace) flushed() {
+	p.flushes.Add(1)
+	p.metrics.flushes.Inc()
+}
+
 // run looks at the machine until ctx ends.
 func (p *pace) run(ctx context.Context) {
 	if p.ceiling <= 0 {
@@ -73,7 +88,7 @@ func (p *pace) run(ctx context.Context) {
 	}
 	timer := time.NewTimer(paceStep)
 	defer timer.Stop()
-	before, then := readCPU(), time.Now()
+	before, then, flushes := readCPU(), time.Now(), p.flushes.Load()
 	all := 0.0
 	for {
 		select {
@@ -86,6 +101,9 @@ func (p *pace) run(ctx context.Context) {
 		l.late = now.Sub(then) - paceStep
 		all += (l.all - all) / 4 // of a few ticks only
 		l.all = all
+		n := p.flushes.Load()
+		l.flushes = float64(n-flushes) * float64(flushTime) / float64(now.Sub(then)) / float64(runtime.NumCPU())
+		flushes = n
 		p.set(l)
 		before, then = cpu, now
 		timer.Reset(paceStep)

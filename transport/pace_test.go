@@ -28,23 +28,26 @@ func TestPace(t *testing.T) {
 		wanted func(time.Duration) bool
 		most   int // steps of 50 ms
 	}{
-		{"a busy server", load{own: 0.31}, 0, atCeiling, 12},
-		{"a machine that others load", load{own: 0.05, all: 0.9}, 0, atCeiling, 12},
-		{"late by itself", load{late: 6 * time.Millisecond}, 0, atCeiling, 12},
-		{"a free server", load{own: 0.1, all: 0.5}, ceiling, none, 15},
-		{"a free server stays so", load{own: 0.2, all: 0.6, late: time.Millisecond}, 0, none, 0},
-		{"neither busy nor free", load{own: 0.27}, ceiling, atCeiling, 0},
+		{"a busy server", load{own: 0.31, flushes: 0.1}, 0, atCeiling, 12},
+		{"a machine that others load", load{own: 0.05, all: 0.9, flushes: 0.1}, 0, atCeiling, 12},
+		{"late by itself", load{late: 6 * time.Millisecond, flushes: 0.1}, 0, atCeiling, 12},
+		{"a free server", load{own: 0.1, all: 0.5, flushes: 0.1}, ceiling, none, 15},
+		{"a free server stays so", load{own: 0.2, all: 0.6, late: time.Millisecond, flushes: 0.1}, 0, none, 0},
+		{"busy with other things", load{own: 0.4, all: 1, flushes: 0.01}, 0, none, 0},
+		{"not busy with flushes any more", load{own: 0.4, all: 1, flushes: 0.01}, ceiling, none, 15},
+		{"some flushes", load{own: 0.4, all: 1, flushes: 0.04}, ceiling, atCeiling, 0},
+		{"neither busy nor free", load{own: 0.27, flushes: 0.1}, ceiling, atCeiling, 0},
 	} {
 		if n, s := steps(tt.load, tt.from, ceiling, 100, tt.wanted); n > tt.most {
 			t.Errorf("%s: %v after %d steps, want at most %d", tt.name, s, n, tt.most)
 		}
 	}
-	for s := time.Duration(0); s < ceiling; s = (load{own: 1}).next(s, ceiling) {
+	for s := time.Duration(0); s < ceiling; s = (load{own: 1, flushes: 0.5}).next(s, ceiling) {
 		if s > steepFrom && s < steepTo {
 			t.Errorf("a spacing of %v, where it saves little", s)
 		}
 	}
-	if s := (load{own: 1}).next(25*time.Millisecond, 30*time.Millisecond); s > 30*time.Millisecond {
+	if s := (load{own: 1, flushes: 0.5}).next(25*time.Millisecond, 30*time.Millisecond); s > 30*time.Millisecond {
 		t.Errorf("a spacing of %v beyond the ceiling", s)
 	}
 }

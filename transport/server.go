@@ -280,6 +280,7 @@ func (s *Server) Kill() error {
 func (s *Server) wait() {
 	s.tasks.Wait()
 	s.fanout.catchUp.tasks.Wait()
+	s.fanout.workers.close()
 }
 
 func (s *Server) shut() error {

@@ -54,7 +54,7 @@ var settings = []struct {
 	{"retention-messages", "0", "`NUMBER` of a partition's messages that are kept (0: all)"},
 	{"retention-policy", "", "shorter ages for rooms by the beginning of their names: `PREFIX=AGE,...`"},
 	{"drift-objective", "100ms", "`TIME` that 99 of 100 messages shall take at most, from received to handed to subscribers"},
-	{"flush-spacing", "50ms", "`TIME` that flushes of a client's connection are apart at most when processors are busy (0: none; default: half the drift objective, 60ms at most)"},
+	{"flush-spacing", "60ms", "`TIME` that flushes of a client's connection are apart at most when processors are busy (0: none; default: 0.6 of the drift objective, 60ms at most)"},
 	{"key-exchange", "hybrid", "`NAME` of the key exchange with clients: hybrid, which later quantum computers do not break, or x25519, which costs less"},
 	{"log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn, error"},
 }
@@ -69,8 +69,7 @@ const (
 	minHeartbeat  = 50 * time.Millisecond
 	maxHeartbeat  = 10 * time.Second
 
-	defaultSpacing = 60 * time.Millisecond
-	maxSpacing     = time.Second
+	maxSpacing = time.Second
 )
 
 func envName(key string) string {
@@ -162,7 +161,7 @@ func (v values) derive() {
 	}
 	fill("advertise", v.get("listen"))
 	if objective, err := time.ParseDuration(v.get("drift-objective")); err == nil && objective > 0 {
-		fill("flush-spacing", min(defaultSpacing, objective/2).String())
+		fill("flush-spacing", node.DefaultSpacing(objective).String())
 	}
 	for key, name := range map[string]string{"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"} {
 		fill(key, filepath.Join(v.get("data"), name))

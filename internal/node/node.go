@@ -59,8 +59,7 @@ type Config struct {
 	Objective  time.Duration // p99 of what messages may take, the drift objective; default 100 ms
 
 	// FlushSpacing is the most that flushes of a client's connection are apart when
-	// processors are busy; default 60 ms or half the Objective, if that is less; below
-	// 0: none.
+	// processors are busy with them; default DefaultSpacing; below 0: none.
 	FlushSpacing time.Duration
 	KeyExchange  []tls.CurveID // that clients may use; nil: those of crypto/tls
 
@@ -278,11 +277,14 @@ func (cfg Config) spacing() time.Duration {
 	if cfg.FlushSpacing != 0 {
 		return max(0, cfg.FlushSpacing)
 	}
-	return min(defaultSpacing, cmp.Or(cfg.Objective, partition.DefaultObjective)/2)
+	return DefaultSpacing(cmp.Or(cfg.Objective, partition.DefaultObjective))
 }
 
-// defaultSpacing halves what it costs to deliver to many, and few notice it.
-const defaultSpacing = 60 * time.Millisecond
+// DefaultSpacing is the FlushSpacing of a node with this Objective: a good part of
+// it, but no more than few notice. 60 ms halve what it costs to deliver to many.
+func DefaultSpacing(objective time.Duration) time.Duration {
+	return min(60*time.Millisecond, objective*6/10)
+}
 
 // Failed yields the error that makes going on impossible; the process must end.
 func (n *Node) Failed() <-chan error { return n.failed }
