@@ -137,6 +137,7 @@ type Group struct {
 type instance struct {
 	raft    *raft.Raft
 	trans   *transport
+	began   time.Time
 	done    chan struct{} // closed when this instance is to be left
 	watched chan struct{} // closed when its roles are followed no more
 }
@@ -367,7 +368,7 @@ func (g *Group) start() error {
 		return err
 	}
 	g.snaps.setStarting(false)
-	inst := &instance{raft: r, trans: trans, done: make(chan struct{}), watched: make(chan struct{})}
+	inst := &instance{raft: r, trans: trans, began: time.Now(), done: make(chan struct{}), watched: make(chan struct{})}
 	events := make(chan raft.Observation, 64)
 	r.RegisterObserver(raft.NewObserver(events, false, isRoleChange))
 

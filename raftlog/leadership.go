@@ -181,8 +181,9 @@ func (g *Group) Leading() bool {
 }
 
 // LastContact is when this replica last heard from its leader; a leader has it
-// now. While a write of the log is stalled, and once the replica is fenced, it
-// is long ago: readers are better off elsewhere.
+// now, and who has heard of none since its start had it then. While a write of the
+// log is stalled, and once the replica is fenced, it is long ago: readers are better
+// off elsewhere.
 func (g *Group) LastContact() time.Time {
 	inst := g.instance()
 	switch {
@@ -191,7 +192,10 @@ func (g *Group) LastContact() time.Time {
 	case g.leads(inst):
 		return time.Now()
 	}
-	return inst.raft.LastContact()
+	if last := inst.raft.LastContact(); !last.IsZero() {
+		return last
+	}
+	return inst.began
 }
 
 // Confirm returns nil if this node leads and its StateMachine has been given

@@ -192,6 +192,18 @@ func TestConfirmSeesThatATermHasPassed(t *testing.T) {
 	}
 }
 
+// A replica that has just begun has not been without a leader for long.
+func TestLastContactAtStart(t *testing.T) {
+	t.Parallel()
+	c := makeCluster(t, t.TempDir(), 3)
+	t.Cleanup(c.end)
+	began := time.Now()
+	n := c.open("n1") // alone: it will hear of nobody
+	if last := n.group.LastContact(); last.Before(began) || last.After(time.Now()) {
+		t.Errorf("it last heard of a leader at %v, and began at %v", last, began)
+	}
+}
+
 // Nobody is there to confirm: the answer comes with ctx or with the lease.
 func TestQuestionsOfAnIsolatedLeader(t *testing.T) {
 	t.Parallel()

@@ -104,7 +104,7 @@ func TestStalledFollower(t *testing.T) {
 	c := newCluster(t, 3)
 	c.handTo("n1")
 	n := c.nodes["n2"]
-	c.await("n2 to hear of its leader", func() bool { return !n.group.LastContact().IsZero() })
+	c.await("n2 to hear of its leader", func() bool { leader, _ := n.group.Leader(); return leader == "n1" })
 	n.group.store.mu.Lock()
 	c.publish("a")
 	c.await("the write to be stalled", func() bool { return n.group.Status().Stalled })
