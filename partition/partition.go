@@ -360,8 +360,14 @@ func (p *Partition) Stale() <-chan struct{} {
 	return p.stale
 }
 
-// IsStale tells whether Stale's channel is closed.
-func (p *Partition) IsStale() bool { return p.unled.Load() }
+// IsStale tells whether this replica is stale now: a leader may be back since tick
+// has looked.
+func (p *Partition) IsStale() bool {
+	if p.unled.Load() {
+		p.checkStale()
+	}
+	return p.unled.Load()
+}
 
 func (p *Partition) entryTook(d time.Duration) {
 	old := p.entryTime.Load()

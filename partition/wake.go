@@ -8,6 +8,7 @@ import (
 // Wait makes the cursor be woken, once, when there is a message from next on or
 // the replica is Stale. It returns false, and does nothing, if that is so already.
 func (w *Watch) Wait(next Seq) bool {
+	w.partition.IsStale() // may find that it is no more
 	r := w.room
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -73,19 +73,18 @@ func TestWaitStale(t *testing.T) {
 	if !w.Wait(1) {
 		t.Fatal("the cursor does not wait")
 	}
-	setStale := func(stale bool) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.setStale(stale)
-	}
-	setStale(true)
+	r.mu.Lock()
+	r.setStale(true)
+	r.mu.Unlock()
 	receive(t, c.woken)
-	if !r.IsStale() || w.Wait(1) {
-		t.Error("a cursor waits in a stale replica")
-	}
-	setStale(false)
-	if r.IsStale() || !w.Wait(1) {
+	if !w.Wait(1) || r.IsStale() {
 		t.Error("a cursor does not wait in a replica that has found its leader again")
+	}
+	p := r.Partition
+	r.close(t)
+	p.checkStale()
+	if !p.IsStale() || w.Wait(1) {
+		t.Error("a cursor waits in a stale replica")
 	}
 }
 
