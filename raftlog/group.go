@@ -22,12 +22,15 @@ type StreamLayer = raft.StreamLayer
 
 // Config is what a group is made of.
 type Config struct {
-	ID      uint32   // the group's number, the same on all nodes
-	Node    string   // this node's name
-	Voters  []string // names of the nodes that hold the group from the start
-	Dir     string   // the group's own folder
-	Machine StateMachine
-	Stable  *StableStore // shared by all groups of the node
+	ID     uint32   // the group's number, the same on all nodes
+	Node   string   // this node's name
+	Voters []string // names of the nodes that hold the group from the start
+	// Nonvoters hold it too, and serve readers: they get what is committed, count for
+	// no majority and are never elected.
+	Nonvoters []string
+	Dir       string // the group's own folder
+	Machine   StateMachine
+	Stable    *StableStore // shared by all groups of the node
 
 	// Streams makes the group's connections; it is called again if raft has to
 	// be restarted. Addresses are node names.
@@ -316,7 +319,10 @@ func (g *Group) bootstrap() error {
 	}
 	var servers []raft.Server
 	for _, v := range g.cfg.Voters {
-		servers = append(servers, raft.Server{ID: raft.ServerID(v), Address: raft.ServerAddress(v)})
+		servers = append(servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(v), Address: raft.ServerAddress(v)})
+	}
+	for _, v := range g.cfg.Nonvoters {
+		servers = append(servers, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(v), Address: raft.ServerAddress(v)})
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(g.cfg.Node))
 	return raft.BootstrapCluster(g.raftConfig(), g.store, stable, g.snaps, trans,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -347,6 +348,9 @@ func (g *Group) handOver(inst *instance, to string, try int) (func(*raft.Raft) r
 		}
 		to = up[try%len(up)]
 	}
+	if voters, _ := servers(inst.raft); !slices.Contains(voters, to) { // raft would let it stand for election
+		return nil, fmt.Errorf("node %s has no vote", to)
+	}
 	if to != g.cfg.Node && !g.cfg.Links.Up(to) {
 		return nil, fmt.Errorf("node %s is not reachable", to)
 	}
@@ -358,10 +362,10 @@ func (g *Group) handOver(inst *instance, to string, try int) (func(*raft.Raft) r
 // othersUp returns the other voters that are reachable, and whether all are.
 func (g *Group) othersUp(r *raft.Raft) (up []string, all bool) {
 	all = true
-	for _, server := range r.GetConfiguration().Configuration().Servers {
-		node := string(server.ID)
+	voters, _ := servers(r)
+	for _, node := range voters {
 		switch {
-		case node == g.cfg.Node || server.Suffrage != raft.Voter:
+		case node == g.cfg.Node:
 		case g.cfg.Links.Up(node):
 			up = append(up, node)
 		default:

@@ -1,6 +1,10 @@
 package raftlog
 
-import "github.com/hashicorp/raft"
+import (
+	"slices"
+
+	"github.com/hashicorp/raft"
+)
 
 // CaughtUp tells whether the StateMachine has been given every entry that this
 // replica knows to be committed. No-ops and configurations are never given to
@@ -34,6 +38,7 @@ type Status struct {
 	Bytes       int64 // on disk, log and snapshots
 	Voters      []string
 	Voter       bool // this node is one of them
+	Nonvoters   []string
 
 	SnapshotIndex Index  // of the newest snapshot; 0: none
 	Stalled       bool   // a write of the log has lasted for more than a second
@@ -57,13 +62,19 @@ func (g *Group) Status() Status {
 	}
 	r := inst.raft
 	st.Term, st.Commit, st.Last = Term(r.CurrentTerm()), Index(r.CommitIndex()), Index(r.LastIndex())
-	if future := r.GetConfiguration(); future.Error() == nil {
-		for _, server := range future.Configuration().Servers {
-			if server.Suffrage == raft.Voter {
-				st.Voters = append(st.Voters, string(server.ID))
-				st.Voter = st.Voter || string(server.ID) == g.cfg.Node
-			}
+	st.Voters, st.Nonvoters = servers(r)
+	st.Voter = slices.Contains(st.Voters, g.cfg.Node)
+	return st
+}
+
+// servers returns who has a vote in the group, and who has none.
+func servers(r *raft.Raft) (voters, nonvoters []string) {
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, string(s.ID))
+		} else {
+			nonvoters = append(nonvoters, string(s.ID))
 		}
 	}
-	return st
+	return voters, nonvoters
 }

@@ -38,6 +38,7 @@ var settings = []struct {
 	{"peer", "127.0.0.1:7410", "`ADDRESS` for the other nodes, TCP; if not given, the cluster's for this node"},
 	{"http", "127.0.0.1:7420", "`ADDRESS` for operators, TCP"},
 	{"cluster", "", "peer address of every node: `n1=HOST:PORT,n2=...` (default: this node alone)"},
+	{"nonvoters", "", "`NAMES` of nodes of the cluster that only serve readers, with commas between (default: none)"},
 	{"partitions", "16", "`NUMBER` of partitions, fixed when the cluster is created"},
 	{"token", "", "`TOKEN` that clients and operators must show (default: none needed)"},
 	{"ca", "", "`FILE` with the CA of nodes and clients, PEM (default DATA/ca.pem)"},
@@ -199,6 +200,9 @@ func settingText(key string, node *yaml.Node) (text string, isSet bool, err erro
 	case node.Kind == yaml.MappingNode && key == "cluster":
 		text, err := pairsText(node, "cluster: want NAME: HOST:PORT for node %q")
 		return text, true, err
+	case node.Kind == yaml.SequenceNode && key == "nonvoters":
+		text, err := listText(node, "nonvoters: want names of nodes")
+		return text, true, err
 	case node.Kind == yaml.MappingNode && key == "retention-policy":
 		text, err := pairsText(node, "retention-policy: want PREFIX: AGE, and no comma in the prefix, for %q")
 		return text, true, err
@@ -218,6 +222,18 @@ func pairsText(node *yaml.Node, want string) (string, error) {
 		pairs = append(pairs, key.Value+"="+value.Value)
 	}
 	return strings.Join(pairs, ","), nil
+}
+
+// listText writes a sequence as a flag would have it: "A,B".
+func listText(node *yaml.Node, want string) (string, error) {
+	var items []string
+	for _, item := range node.Content {
+		if item = resolve(item); item.Kind != yaml.ScalarNode || strings.Contains(item.Value, ",") {
+			return "", errors.New(want)
+		}
+		items = append(items, item.Value)
+	}
+	return strings.Join(items, ","), nil
 }
 
 // resolve follows an alias (*a) to what it stands for.
@@ -299,6 +315,7 @@ type config struct {
 	node, data                    string
 	listen, advertise, peer, http string
 	cluster                       map[string]string
+	nonvoters                     []string
 	partitions                    int
 	token                         string
 	ca, cert, key                 string
@@ -343,6 +360,7 @@ func (v values) config() (config, error) {
 
 		logLevel: c.level("log-level"),
 	}
+	cfg.nonvoters = c.nonvoters(cfg.cluster)
 	c.ownEntry(cfg)
 	c.apart(cfg)
 	return cfg, errors.Join(c.bad...)
@@ -451,6 +469,29 @@ func (c *checker) cluster() map[string]string {
 		c.fail("cluster", "%v", err)
 	}
 	return members
+}
+
+// nonvoters reads "n4,n5".
+func (c *checker) nonvoters(members map[string]string) (names []string) {
+	text := c.values.get("nonvoters")
+	if text == "" || members == nil {
+		return nil
+	}
+	for name := range strings.SplitSeq(text, ",") {
+		name = strings.TrimSpace(name)
+		switch _, member := members[name]; {
+		case !member:
+			c.fail("nonvoters", "%q: use names of nodes of the cluster, which are %s", name, strings.Join(slices.Sorted(maps.Keys(members)), ", "))
+		case slices.Contains(names, name):
+			c.fail("nonvoters", "node %s is named twice: name it once", name)
+		default:
+			names = append(names, name)
+		}
+	}
+	if len(names) == len(members) {
+		c.fail("nonvoters", "no node of the cluster is left to vote: leave out at least one, better three")
+	}
+	return names
 }
 
 // parseCluster reads "n1=HOST:PORT,n2=HOST:PORT".

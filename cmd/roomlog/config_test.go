@@ -146,6 +146,11 @@ func TestValidation(t *testing.T) {
 		{"one name twice", []string{"--cluster=n1=127.0.0.1:7410,n1=127.0.0.1:7411", "--node=n1"}, "node n1 is named twice"},
 		{"one address twice", []string{"--cluster=n1=127.0.0.1:7410,n2=127.0.0.1:7410", "--node=n1"}, "nodes n1 and n2 have the same address"},
 
+		{"a nonvoter", []string{three, "--node=n2", "--nonvoters= n2"}, ""},
+		{"a nonvoter of no cluster", []string{three, "--node=n1", "--nonvoters=n4"}, `"n4": use names of nodes of the cluster, which are n1, n2`},
+		{"a nonvoter twice", []string{three, "--node=n1", "--nonvoters=n2,n2"}, "node n2 is named twice"},
+		{"nobody votes", []string{three, "--node=n1", "--nonvoters=n1,n2"}, "no node of the cluster is left to vote"},
+
 		{"fewest partitions", []string{"--partitions", "1"}, ""},
 		{"most partitions", []string{"--partitions", "4096"}, ""},
 		{"no partition", []string{"--partitions", "0"}, `partitions: "0" (flag --partitions): use a number from 1 to 4096`},
@@ -268,6 +273,10 @@ func TestConfigFile(t *testing.T) {
 		{"a list", "listen: [127.0.0.1:1]\n", ":1: listen: want a single value"},
 		{"a map", "listen: {a: 1}\n", ":1: listen: want a single value"},
 		{"a nested cluster", "cluster:\n  n1: {host: a}\n", ":1: cluster: want NAME: HOST:PORT"},
+		{"nonvoters as text", "node: n1\ncluster: {n1: h:1, n2: h:2, n3: h:3}\nnonvoters: n2, n3\n", ""},
+		{"nonvoters as a list", "node: n1\ncluster: {n1: h:1, n2: h:2, n3: h:3}\nnonvoters: [n2, n3]\n", ""},
+		{"too long a list of nonvoters", "node: n1\ncluster: {n1: h:1, n2: h:2}\nnonvoters: [n2, n1]\n", `nonvoters: "n2,n1" (file `},
+		{"a nested nonvoter", "nonvoters: [[n2]]\n", ":1: nonvoters: want names of nodes"},
 		{"policies as text", "retention-policy: a=1h\n", ""},
 		{"policies as a map", "retention-policy: {match/: 1h, 'a=b': 2m}\n", ""},
 		{"a nested policy", "retention-policy:\n  a: {age: 1h}\n", ":1: retention-policy: want PREFIX: AGE"},

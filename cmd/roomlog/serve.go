@@ -125,6 +125,7 @@ func (cfg config) nodeConfig(ca []byte, cert tls.Certificate, logger *slog.Logge
 		Peer:       cfg.peer,
 		HTTP:       cfg.http,
 		Members:    cfg.cluster,
+		Nonvoters:  cfg.nonvoters,
 		Partitions: cfg.partitions,
 		Token:      cfg.token,
 		CA:         ca,

@@ -235,7 +235,7 @@ func TestCertificatesThatDoNotFit(t *testing.T) {
 // All that is configured reaches the node.
 func TestNodeConfig(t *testing.T) {
 	v, _, err := readFlags(t, "--node=n1", "--data=d", "--listen=h:1", "--advertise=h:2", "--peer=h:3", "--http=h:4",
-		"--cluster=n1=h:3", "--partitions=5", "--token=t", "--session-ttl=6s", "--queue-bytes=7MiB", "--tail-bytes=8MiB", "--heartbeat=9s",
+		"--cluster=n1=h:3,n4=h:5", "--nonvoters=n4", "--partitions=5", "--token=t", "--session-ttl=6s", "--queue-bytes=7MiB", "--tail-bytes=8MiB", "--heartbeat=9s",
 		"--segment-bytes=10MiB", "--reserve=11MiB", "--retention-age=12h", "--retention-bytes=13MiB", "--retention-messages=14",
 		"--retention-policy=a/=15m,b=16s", "--drift-objective=17ms",
 		"--flush-spacing=18ms", "--key-exchange=x25519")
@@ -257,7 +257,7 @@ func TestNodeConfig(t *testing.T) {
 		t.Errorf("node config = %+v", got)
 	}
 	if got.Name != "n1" || got.DataDir != "d" || got.Listen != "h:1" || got.Advertise != "h:2" || got.Peer != "h:3" || got.HTTP != "h:4" ||
-		got.Members["n1"] != "h:3" || got.Partitions != 5 || got.Token != "t" || string(got.CA) != "ca" ||
+		got.Members["n1"] != "h:3" || !slices.Equal(got.Nonvoters, []string{"n4"}) || got.Partitions != 5 || got.Token != "t" || string(got.CA) != "ca" ||
 		got.SessionTTL != 6*time.Second || got.QueueBytes != 7<<20 || got.TailBytes != 8<<20 || got.Heartbeat != 9*time.Second ||
 		got.Objective != 17*time.Millisecond || got.FlushSpacing != 18*time.Millisecond || !slices.Equal(got.KeyExchange, []tls.CurveID{tls.X25519}) ||
 		got.Version == "" {

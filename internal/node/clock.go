@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/roomlog/roomlog/transport/peer"
@@ -20,13 +21,15 @@ func (n *Node) watchClock() {
 	tick := time.NewTicker(clockCheck)
 	defer tick.Stop()
 	wasOff := false
+	voters := n.cfg.voters()
 	for {
 		select {
 		case <-tick.C:
 		case <-n.ctx.Done():
 			return
 		}
-		to, offset, off := clockMajority(n.network.Status(), len(n.cfg.Members))
+		others := slices.DeleteFunc(n.network.Status(), func(p peer.PeerStatus) bool { return !slices.Contains(voters, p.Node) })
+		to, offset, off := clockMajority(others, len(voters))
 		if off && !wasOff {
 			n.log.Warn("this node's clock is off, it hands its leaderships over", "majority_is_ahead_by", offset, "to", to)
 		} else if wasOff && !off {
@@ -51,10 +54,10 @@ func (n *Node) handOverTo(to string) {
 	}
 }
 
-// clockMajority tells whether a majority of the members, without this node,
+// clockMajority tells whether a majority of the voters, without this node,
 // have clocks within maxClockOffset of each other and all further than that
 // from this one's; and one of them, with how far it is ahead.
-func clockMajority(others []peer.PeerStatus, members int) (node string, offset time.Duration, off bool) {
+func clockMajority(others []peer.PeerStatus, voters int) (node string, offset time.Duration, off bool) {
 	limit := float64(maxClockOffset.Milliseconds())
 	for _, a := range others {
 		agree := 0
@@ -64,7 +67,7 @@ func clockMajority(others []peer.PeerStatus, members int) (node string, offset t
 				agree++
 			}
 		}
-		if a.Alive && a.RTTMs > 0 && math.Abs(a.OffsetMs) > limit && agree > members/2 {
+		if a.Alive && a.RTTMs > 0 && math.Abs(a.OffsetMs) > limit && agree > voters/2 {
 			return a.Node, time.Duration(a.OffsetMs * float64(time.Millisecond)), true
 		}
 	}

@@ -36,6 +36,7 @@ type identity struct {
 	Node       string            `json:"node"`
 	Partitions int               `json:"partitions"`
 	Members    map[string]string `json:"members"`
+	Nonvoters  []string          `json:"nonvoters,omitempty"`
 }
 
 func openDataDir(path string, want identity) (*dataDir, error) {
@@ -97,7 +98,18 @@ func (d *dataDir) check(want identity) error {
 		return fmt.Errorf("data directory %s is of a cluster of %s, the configuration says %s; members cannot be changed yet",
 			d.path, strings.Join(haveNames, ", "), strings.Join(wantNames, ", "))
 	}
+	if !slices.Equal(have.Nonvoters, want.Nonvoters) {
+		return fmt.Errorf("data directory %s is of a cluster with these nonvoters: %s; the configuration says: %s; they cannot be changed yet",
+			d.path, listOrNone(have.Nonvoters), listOrNone(want.Nonvoters))
+	}
 	return nil
+}
+
+func listOrNone(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
 }
 
 // formatError says what to do with a folder of another format. A format 1 node

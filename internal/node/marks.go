@@ -24,7 +24,7 @@ const maxFindings = 1024
 // under its mutex: it never blocks. watch acts upon what was found.
 type marks struct {
 	node       string
-	voters     int
+	voters     []string
 	mismatches prometheus.Counter
 	found      chan struct{} // one token: there are findings
 
@@ -42,7 +42,7 @@ type finding struct {
 	fence     string   // why this node's replica is to be fenced; "" if it is not
 }
 
-func newMarks(node string, voters int) *marks {
+func newMarks(node string, voters ...string) *marks {
 	return &marks{
 		node: node, voters: voters,
 		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
@@ -88,7 +88,7 @@ func (m *marks) compare(partition int, node string, index uint64) {
 			others[name] = hash
 		}
 	}
-	differing, outvoted := judge(own, others, m.voters)
+	differing, outvoted := judge(own, others, func(name string) bool { return slices.Contains(m.voters, name) }, len(m.voters))
 	fresh := m.note(partition, node, others, differing)
 	if len(fresh) == 0 && !outvoted {
 		return
@@ -132,16 +132,18 @@ func (m *marks) note(partition int, node string, others map[string]uint64, diffe
 // judge compares own hash at some index with those that are known of others:
 // whose differ, by name, and whether a majority of all voters agree on another
 // hash.
-func judge(own uint64, others map[string]uint64, voters int) (differing []string, outvoted bool) {
-	votes := map[uint64]int{}
+func judge(own uint64, others map[string]uint64, votes func(node string) bool, voters int) (differing []string, outvoted bool) {
+	against := map[uint64]int{}
 	for _, node := range slices.Sorted(maps.Keys(others)) {
 		hash := others[node]
 		if hash == own {
 			continue
 		}
 		differing = append(differing, node)
-		votes[hash]++
-		outvoted = outvoted || votes[hash] > voters/2
+		if votes(node) {
+			against[hash]++
+		}
+		outvoted = outvoted || against[hash] > voters/2
 	}
 	return differing, outvoted
 }

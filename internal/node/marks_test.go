@@ -32,10 +32,11 @@ func TestJudge(t *testing.T) {
 		{"three of five agree", 1, hashes{"n2": 2, "n3": 2, "n4": 2, "n5": 1}, 5, "n2 n3 n4", true},
 		{"three of five, two of them agree", 1, hashes{"n2": 2, "n3": 2, "n4": 3, "n5": 1}, 5, "n2 n3 n4", false},
 		{"two of five, the others not heard", 1, hashes{"n2": 2, "n3": 2}, 5, "n2 n3", false},
+		{"those without a vote do not count", 1, hashes{"n2": 2, "watcher": 2}, 3, "n2 watcher", false},
 		{"a hash of zero is one", 0, hashes{"n2": 0, "n3": 5}, 3, "n3", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			differ, outvoted := judge(tt.own, tt.others, tt.voters)
+			differ, outvoted := judge(tt.own, tt.others, func(node string) bool { return node != "watcher" }, tt.voters)
 			if strings.Join(differ, " ") != tt.differ || outvoted != tt.outvoted {
 				t.Errorf("judge = %v, %v, want %v, %v", differ, outvoted, tt.differ, tt.outvoted)
 			}
@@ -57,7 +58,7 @@ func told(findings []finding) string {
 }
 
 func TestMarksStory(t *testing.T) {
-	m := newMarks("n1", 3)
+	m := newMarks("n1", "n1", "n2", "n3")
 	for i, step := range []struct {
 		what        string
 		node        string
@@ -102,7 +103,7 @@ func TestMarksStory(t *testing.T) {
 // back as they keep it.
 func TestMarksOfALaggard(t *testing.T) {
 	const step = 4096
-	m := newMarks("n1", 2)
+	m := newMarks("n1", "n1", "n2")
 	for i := range uint64(keptMarks + 2) {
 		m.add("n2", 0, (i+1)*step, 100+i)
 	}
@@ -116,7 +117,7 @@ func TestMarksOfALaggard(t *testing.T) {
 }
 
 func TestFindingsAreBounded(t *testing.T) {
-	m := newMarks("n1", 2)
+	m := newMarks("n1", "n1", "n2")
 	for i := range uint64(2 * maxFindings) {
 		m.add("n1", int(i), 4096, 1)
 		m.add("n2", int(i), 4096, 2)

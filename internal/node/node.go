@@ -46,6 +46,10 @@ type Config struct {
 	HTTP      string            // host:port, TCP: operators
 	Members   map[string]string // name to peer address of every node, this one too
 
+	// Nonvoters names members that hold replicas, serve readers and have no vote: they
+	// neither lead nor count for a majority. Fixed like Members.
+	Nonvoters []string
+
 	Partitions int    // fixed when the cluster is created
 	Token      string // what clients must show; "" lets everybody in
 
@@ -82,6 +86,13 @@ type Config struct {
 
 	Version string // of the software, for operators
 	Logger  *slog.Logger
+}
+
+// voters are the members that have a vote, by name.
+func (c *Config) voters() []string { return votersOf(c.Members, c.Nonvoters) }
+
+func votersOf(members map[string]string, nonvoters []string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(members)), func(name string) bool { return slices.Contains(nonvoters, name) })
 }
 
 // Node is a running node. Its methods are safe for concurrent use.
@@ -142,7 +153,9 @@ func Open(cfg Config) (*Node, error) {
 
 func (n *Node) open() (err error) {
 	cfg := n.cfg
-	n.data, err = openDataDir(cfg.DataDir, identity{Node: cfg.Name, Partitions: cfg.Partitions, Members: cfg.Members})
+	n.data, err = openDataDir(cfg.DataDir, identity{
+		Node: cfg.Name, Partitions: cfg.Partitions, Members: cfg.Members, Nonvoters: slices.Sorted(slices.Values(cfg.Nonvoters)),
+	})
 	if err != nil {
 		return err
 	}
@@ -151,7 +164,7 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	n.space = newSpace(n.data.path, cfg.Reserve, freeBytes, n.log)
-	n.marks = newMarks(cfg.Name, len(cfg.Members))
+	n.marks = newMarks(cfg.Name, cfg.voters()...)
 	socket, err := transport.Bind(cfg.Listen)
 	if err != nil {
 		return err
@@ -228,7 +241,10 @@ func (n *Node) openNetwork() error {
 // fingerprint is what all nodes of a cluster must agree on. Addresses are not
 // in it: nodes may reach each other in different ways.
 func (n *Node) fingerprint() string {
-	all := fmt.Sprintf("%d/%s", n.cfg.Partitions, strings.Join(slices.Sorted(maps.Keys(n.cfg.Members)), ","))
+	all := fmt.Sprintf("%d/%s", n.cfg.Partitions, strings.Join(n.cfg.voters(), ","))
+	if len(n.cfg.Nonvoters) > 0 {
+		all += "/" + strings.Join(slices.Sorted(slices.Values(n.cfg.Nonvoters)), ",")
+	}
 	if len(all) > 48 {
 		sum := sha256.Sum256([]byte(all))
 		all = all[:31] + "#" + hex.EncodeToString(sum[:8])
@@ -318,7 +334,7 @@ func (n *Node) Close() error {
 	return n.stopErr
 }
 
-// handOver gives every leadership of this node to another one, if one is alive.
+// handOver gives every leadership of this node to another voter, if one is alive.
 func (n *Node) handOver() {
 	ctx, cancel := context.WithTimeout(n.ctx, handOver)
 	defer cancel()
@@ -336,7 +352,8 @@ func (n *Node) handOver() {
 }
 
 func (n *Node) anotherAlive() bool {
-	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive })
+	voters := n.cfg.voters()
+	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive && slices.Contains(voters, p.Node) })
 }
 
 // Kill stops without a goodbye, as a crash would: clients and peers notice by

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -30,7 +29,7 @@ type Policy = partition.Policy
 type DamagedError struct {
 	Partitions []int // which; all if what they share is damaged
 	All        bool
-	Nodes      int // in the cluster: with fewer than three there is no majority to rebuild from
+	Nodes      int // with a vote in the cluster: with fewer than three there is no majority to rebuild from
 	Err        error
 }
 
@@ -80,7 +79,7 @@ func (n *Node) openPartition(id int, metrics *partition.Metrics) (*partition.Par
 	}
 	p, err := partition.Open(partition.Config{
 		Group: raftlog.Config{
-			ID: uint32(id), Node: n.cfg.Name, Voters: slices.Sorted(maps.Keys(n.cfg.Members)),
+			ID: uint32(id), Node: n.cfg.Name, Voters: n.cfg.voters(), Nonvoters: n.cfg.Nonvoters,
 			Dir: n.data.partition(id), Stable: n.stable,
 			Streams: streams(n.network, uint32(id)), Links: n.network, Push: n.push(id),
 			Beat: n.beat(id), HurryBeats: n.network.HurryBeats,
@@ -119,7 +118,7 @@ func each(n int, f func(int)) {
 // whatFailed makes one error of those of the partitions: of damage, only if
 // nothing else is wrong.
 func (n *Node) whatFailed(errs []error) error {
-	damaged := &DamagedError{Nodes: len(n.cfg.Members)}
+	damaged := &DamagedError{Nodes: len(n.cfg.voters())}
 	var damages, others []error
 	for id, err := range errs {
 		switch {
@@ -155,7 +154,7 @@ func (n *Node) openStable() (err error) {
 	if err == nil || !isDamage(err) {
 		return err
 	}
-	damaged := &DamagedError{All: true, Nodes: len(n.cfg.Members), Err: err}
+	damaged := &DamagedError{All: true, Nodes: len(n.cfg.voters()), Err: err}
 	for id := range n.cfg.Partitions {
 		if damaged.Partitions = append(damaged.Partitions, id); !slices.Contains(n.cfg.Rebuild, id) {
 			return damaged
@@ -189,7 +188,7 @@ func (n *Node) askFirst() error {
 	ctx, cancel := context.WithTimeout(n.ctx, rebuildPatience)
 	defer cancel()
 	for _, id := range n.cfg.Rebuild {
-		for other := range n.cfg.Members {
+		for _, other := range n.cfg.voters() {
 			if other == n.cfg.Name {
 				continue
 			}

@@ -154,7 +154,7 @@ func (n *Network) check(h hello, tlsState tls.ConnectionState) (*peer, *refusal)
 		return nil, refuse(statusStranger, "node %q is no member of the cluster here", h.from)
 	}
 	if h.cluster != n.cfg.Cluster {
-		return nil, refuse(statusCluster, "your cluster is %q, mine %q: members and partitions must be equal on all nodes", clip(h.cluster), clip(n.cfg.Cluster))
+		return nil, refuse(statusCluster, "your cluster is %q, mine %q: members, nonvoters and partitions must be equal on all nodes", clip(h.cluster), clip(n.cfg.Cluster))
 	}
 	return p, nil
 }
