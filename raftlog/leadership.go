@@ -216,7 +216,7 @@ func (g *Group) Confirm(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := g.verify(ctx, inst); err != nil {
+	if err := g.verify(ctx, inst, l); err != nil {
 		return err
 	}
 	if Term(inst.raft.CurrentTerm()) != l.term {
@@ -226,13 +226,29 @@ func (g *Group) Confirm(ctx context.Context) error {
 }
 
 // verify asks a majority, by heartbeats that do not wait for others.
-func (g *Group) verify(ctx context.Context, inst *instance) error {
+func (g *Group) verify(ctx context.Context, inst *instance, l *leading) error {
 	g.verifying.Add(1)
 	defer g.verifying.Add(-1)
+	voters, nonvoters := servers(inst.raft)
+	var votes *poll
+	if len(nonvoters) > 0 {
+		votes = inst.trans.polls.begin(l.term, g.cfg.Node, voters)
+		defer inst.trans.polls.end(votes)
+	}
 	if g.cfg.HurryBeats != nil {
 		g.cfg.HurryBeats() // raft lets one that waits answer for the next
 	}
-	return g.await(ctx, inst, verify)
+	if err := g.await(ctx, inst, verify); err != nil || votes == nil {
+		return err
+	}
+	select {
+	case <-votes.done:
+		return nil
+	case <-l.ctx.Done():
+		return ErrNotLeader
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Barrier is Confirm by way of the log: it returns nil once an entry of its own

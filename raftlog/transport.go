@@ -47,7 +47,8 @@ var (
 // for a vote goes out, or comes in as far as raft.
 //
 // Beside it goes what push.go is about: the pusher sees what raft tells its
-// followers, and the inbox gives raft what other nodes push.
+// followers, and the inbox gives raft what other nodes push. And polls, of poll.go,
+// see who answers.
 type transport struct {
 	*raft.NetworkTransport
 	local
@@ -55,6 +56,7 @@ type transport struct {
 	votes  *voteBlock // nil: votes are free
 	pusher *pusher
 	inbox  *inbox
+	polls  polls
 	beat   func(ctx context.Context, node string, term Term, hurry bool) (BeatAnswer, error) // Config.Beat
 
 	ctx    context.Context // ends with Close
@@ -94,6 +96,9 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 		err = request(func() error { return t.NetworkTransport.AppendEntries(id, target, req, resp) })
 	}
 	t.pusher.answered(string(id), req, err)
+	if err == nil && resp.Success {
+		t.polls.answered(string(id), Term(req.Term))
+	}
 	t.failed(string(id), req, err)
 	return err
 }
