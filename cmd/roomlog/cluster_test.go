@@ -304,6 +304,9 @@ func TestPartitionMerge(t *testing.T) {
 			{"n1", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 8, Applied: 8, Last: 8, Voter: true, Voters: []string{"n1"}}},
 			{"n2", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 2, Applied: 2, Last: 3}},
 		}, []string{"n3"}, "n1 5 8: n1 voter 8 0, n2 non-voter 3 6"}, // n3 need not have a replica
+		{"a non-voter is down", []replica{
+			{"n1", admin.PartitionStatus{Leader: "n1", Term: 5, Commit: 8, Applied: 8, Last: 8, Voter: true, Voters: []string{"n1"}, Nonvoters: []string{"n3"}}},
+		}, []string{"n2", "n3"}, "n1 5 8: n1 voter 8 0, n3 non-voter 0 8 down"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := mergePartition(tt.replicas, tt.down)

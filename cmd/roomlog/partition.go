@@ -262,7 +262,7 @@ type replica struct {
 
 // mergePartition makes one view of a partition. The leader's numbers count;
 // without its answer those of the replica that has come furthest. Nodes that
-// are down are listed if they vote: they have the whole log still to apply.
+// are down are listed if they hold it: they have the whole log still to apply.
 func mergePartition(replicas []replica, down []string) partitionView {
 	lead := slices.MaxFunc(replicas, func(a, b replica) int {
 		return cmp.Or(
@@ -293,9 +293,15 @@ func mergePartition(replicas []replica, down []string) partitionView {
 		known = slices.MaxFunc(replicas, func(a, b replica) int { return cmp.Compare(a.Last, b.Last) }).Last
 	}
 	for _, node := range down {
-		if slices.Contains(lead.Voters, node) {
-			v.Replicas = append(v.Replicas, replicaView{Node: node, Role: "voter", Lag: known, down: true})
+		role := "voter"
+		switch {
+		case slices.Contains(lead.Voters, node):
+		case slices.Contains(lead.Nonvoters, node):
+			role = "non-voter"
+		default:
+			continue
 		}
+		v.Replicas = append(v.Replicas, replicaView{Node: node, Role: role, Lag: known, down: true})
 	}
 	slices.SortFunc(v.Replicas, func(a, b replicaView) int { return cmp.Compare(a.Node, b.Node) })
 	return v

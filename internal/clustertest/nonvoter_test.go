@@ -19,8 +19,9 @@ func TestNonvoter(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 4, 1, func(cfg *node.Config) { cfg.Nonvoters = []string{"n4"} })
 	for _, name := range c.Names() {
-		if st := status(c, name); st.Voter != (name != "n4") || !slices.Equal(st.Voters, []string{"n1", "n2", "n3"}) {
-			t.Errorf("%s votes: %v; voters are %v", name, st.Voter, st.Voters)
+		st := status(c, name)
+		if st.Voter != (name != "n4") || !slices.Equal(st.Voters, []string{"n1", "n2", "n3"}) || !slices.Equal(st.Nonvoters, []string{"n4"}) {
+			t.Errorf("%s votes: %v; voters are %v, nonvoters %v", name, st.Voter, st.Voters, st.Nonvoters)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -61,7 +61,7 @@ func (n *Node) Partitions() []admin.PartitionStatus {
 		out = append(out, admin.PartitionStatus{
 			Partition: p.ID(), Leader: st.Leader, Term: uint64(st.Term),
 			Commit: uint64(st.Commit), Applied: uint64(st.Applied), First: uint64(st.First), Last: uint64(st.Last),
-			Snapshot: uint64(st.SnapshotIndex), Bytes: st.Bytes, Rooms: st.Rooms, Voters: st.Voters, Voter: st.Voter,
+			Snapshot: uint64(st.SnapshotIndex), Bytes: st.Bytes, Rooms: st.Rooms, Voters: st.Voters, Nonvoters: st.Nonvoters, Voter: st.Voter,
 			Hash: fmt.Sprintf("%016x", st.Hash), Sessions: st.Sessions, QueueBytes: st.QueueBytes,
 			Diverged: n.marks.diverged(p.ID()), Fenced: st.Fenced, Stalled: st.Stalled, Rebuilding: st.Rebuilding,
 		})

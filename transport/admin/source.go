@@ -76,7 +76,8 @@ type PartitionStatus struct {
 	Bytes      int64    `json:"bytes"`
 	Rooms      int      `json:"rooms"`
 	Voters     []string `json:"voters"`
-	Voter      bool     `json:"voter"` // whether this replica is one
+	Nonvoters  []string `json:"nonvoters,omitempty"` // nodes that hold the partition and have no vote
+	Voter      bool     `json:"voter"`               // whether this replica has one
 	Hash       string   `json:"hash"`
 	Sessions   int      `json:"sessions"`
 	QueueBytes int64    `json:"queue_bytes"`
