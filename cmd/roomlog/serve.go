@@ -84,8 +84,8 @@ start with it begins the work again.`,
 
 // withRemedy adds to an error about damage what to do now.
 func withRemedy(damaged *node.DamagedError, flags *pflag.FlagSet) error {
-	if damaged.Nodes < minRebuild {
-		return fmt.Errorf("%w\na cluster of %s cannot rebuild it: restore the data directory from a copy", damaged, plural(damaged.Nodes, "node"))
+	if !damaged.Rebuilds {
+		return fmt.Errorf("%w\na cluster of %s cannot rebuild it: restore the data directory from a copy", damaged, plural(damaged.Voters, "voter"))
 	}
 	return fmt.Errorf("%w\nto discard this and build it anew from the other nodes, all of which must run, start this node once with\n  %s",
 		damaged, serveCommand(flags, damaged.Rebuild()))

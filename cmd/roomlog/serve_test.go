@@ -287,14 +287,22 @@ func TestRebuildFlag(t *testing.T) {
 	}
 	for _, args := range [][]string{{"--rebuild", "all"}, {"--rebuild", "0"}} {
 		got := run(t, nil, append([]string{"serve", "--data", t.TempDir()}, args...)...)
-		if got.code != 2 || !strings.Contains(got.stderr, `--rebuild "`+args[1]+`": a cluster of 1 node cannot rebuild anything`) {
+		if got.code != 2 || !strings.Contains(got.stderr, `--rebuild "`+args[1]+`": a cluster of 1 voter cannot rebuild anything`) {
 			t.Errorf("alone, %v: exit %d, %q", args, got.code, got.stderr)
 		}
 	}
 	two := "n1=127.0.0.1:1,n2=127.0.0.1:2"
 	if got := run(t, nil, "serve", "--data", t.TempDir(), "--cluster", two, "--node=n1", "--rebuild", "1"); got.code != 2 ||
-		!strings.Contains(got.stderr, "a cluster of 2 nodes cannot rebuild") {
+		!strings.Contains(got.stderr, "a cluster of 2 voters cannot rebuild") {
 		t.Errorf("two nodes: exit %d, %q", got.code, got.stderr)
+	}
+	watcher := config{partitions: 4, node: "n3", cluster: map[string]string{"n1": "", "n2": "", "n3": ""}, nonvoters: []string{"n3"}}
+	if got, err := watcher.parseRebuild("2"); !slices.Equal(got, []int{2}) || err != nil {
+		t.Errorf("without a vote: %v, %v", got, err)
+	}
+	watcher.node = "n1"
+	if _, err := watcher.parseRebuild("2"); err == nil || !strings.Contains(err.Error(), "a cluster of 2 voters cannot") {
+		t.Errorf("one of two voters: %v", err)
 	}
 	got := run(t, nil, "serve", "--data", t.TempDir(), "--cluster", two+",n3=127.0.0.1:3", "--node=n1", "--rebuild", "16")
 	if got.code != 2 || !strings.Contains(got.stderr, `--rebuild "16": partition "16": use numbers from 0 to 15`) {
@@ -313,16 +321,16 @@ func TestRemedy(t *testing.T) {
 		t.Fatal(err)
 	}
 	damage := errors.New("partition 3: f.seg at byte 4096: bad CRC")
-	got := withRemedy(&node.DamagedError{Partitions: []int{3, 5}, Nodes: 3, Err: damage}, flags)
+	got := withRemedy(&node.DamagedError{Partitions: []int{3, 5}, Voters: 3, Rebuilds: true, Err: damage}, flags)
 	const want = "roomlog serve --config '/etc/room log.yaml' --data 'it'\\''s' --token TOKEN --node n1 --rebuild 3,5"
 	if !errors.Is(got, damage) || !strings.HasPrefix(got.Error(), damage.Error()+"\n") || !strings.HasSuffix(got.Error(), "\n  "+want) {
 		t.Errorf("told %q, want the damage and then %q", got, want)
 	}
-	got = withRemedy(&node.DamagedError{Partitions: []int{0}, All: true, Nodes: 3, Err: damage}, pflag.NewFlagSet("", pflag.ContinueOnError))
+	got = withRemedy(&node.DamagedError{Partitions: []int{0}, All: true, Voters: 3, Rebuilds: true, Err: damage}, pflag.NewFlagSet("", pflag.ContinueOnError))
 	if !strings.HasSuffix(got.Error(), "\n  roomlog serve --rebuild all") {
 		t.Errorf("told %q", got)
 	}
-	got = withRemedy(&node.DamagedError{Partitions: []int{0}, Nodes: 2, Err: damage}, flags)
+	got = withRemedy(&node.DamagedError{Partitions: []int{0}, Voters: 2, Err: damage}, flags)
 	if strings.Contains(got.Error(), "--rebuild") || !strings.Contains(got.Error(), "restore the data directory") {
 		t.Errorf("a node of two is told %q", got)
 	}

@@ -18,7 +18,6 @@ const (
 	minSegment   = 1 << 20
 	maxSegment   = 1 << 30
 	minRetention = time.Second
-	minRebuild   = 3 // nodes of a cluster that can rebuild a replica
 )
 
 // orNone reads a value of which 0 means that there is no such limit.
@@ -122,9 +121,10 @@ func partitionSet(text string, partitions int) ([]int, error) {
 
 // parseRebuild checks --rebuild against the rest of the configuration.
 func (cfg config) parseRebuild(text string) ([]int, error) {
-	if nodes := len(cfg.cluster); nodes < minRebuild {
+	voters := (&node.Config{Members: cfg.cluster, Nonvoters: cfg.nonvoters}).Voters()
+	if !node.CanRebuild(cfg.node, voters) {
 		return nil, fmt.Errorf("a cluster of %s cannot rebuild anything, it takes a majority without this node: restore the data from a copy",
-			plural(nodes, "node"))
+			plural(len(voters), "voter"))
 	}
 	return partitionSet(text, cfg.partitions)
 }

@@ -108,8 +108,8 @@ func withVerdict(r *verify.Report) error {
 		return fmt.Errorf("%w\n%s", r.Fault, r.Fault.Remedy)
 	case d == nil:
 		return r.Fault
-	case d.Nodes < minRebuild:
-		return fmt.Errorf("%w\na cluster of %s cannot rebuild it: restore the data directory from a copy", d, plural(d.Nodes, "node"))
+	case !d.Rebuilds:
+		return fmt.Errorf("%w\na cluster of %s cannot rebuild it: restore the data directory from a copy", d, plural(d.Voters, "voter"))
 	default:
 		return fmt.Errorf("%w\nto discard this and build it anew from the other nodes, all of which must run, start the node once with\n  roomlog serve … --rebuild %s",
 			d, d.Rebuild())

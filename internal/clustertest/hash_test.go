@@ -96,7 +96,7 @@ func TestContradictedReplicaIsFenced(t *testing.T) {
 	c.Stop("n3")
 	_, err := node.Open(last)
 	damaged, ok := errors.AsType[*node.DamagedError](err)
-	if !ok || damaged.Rebuild() != "0" || damaged.Nodes != 3 || !strings.Contains(err.Error(), "was fenced") {
+	if !ok || damaged.Rebuild() != "0" || damaged.Voters != 3 || !damaged.Rebuilds || !strings.Contains(err.Error(), "was fenced") {
 		t.Fatalf("a fenced replica opens: %v", err)
 	}
 	differs.Store(false)

@@ -21,7 +21,7 @@ func (n *Node) watchClock() {
 	tick := time.NewTicker(clockCheck)
 	defer tick.Stop()
 	wasOff := false
-	voters := n.cfg.voters()
+	voters := n.cfg.Voters()
 	for {
 		select {
 		case <-tick.C:

@@ -88,8 +88,8 @@ type Config struct {
 	Logger  *slog.Logger
 }
 
-// voters are the members that have a vote, by name.
-func (c *Config) voters() []string { return votersOf(c.Members, c.Nonvoters) }
+// Voters are the members that have a vote, by name.
+func (c *Config) Voters() []string { return votersOf(c.Members, c.Nonvoters) }
 
 func votersOf(members map[string]string, nonvoters []string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(members)), func(name string) bool { return slices.Contains(nonvoters, name) })
@@ -164,7 +164,7 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	n.space = newSpace(n.data.path, cfg.Reserve, freeBytes, n.log)
-	n.marks = newMarks(cfg.Name, cfg.voters()...)
+	n.marks = newMarks(cfg.Name, cfg.Voters()...)
 	socket, err := transport.Bind(cfg.Listen)
 	if err != nil {
 		return err
@@ -241,7 +241,7 @@ func (n *Node) openNetwork() error {
 // fingerprint is what all nodes of a cluster must agree on. Addresses are not
 // in it: nodes may reach each other in different ways.
 func (n *Node) fingerprint() string {
-	all := fmt.Sprintf("%d/%s", n.cfg.Partitions, strings.Join(n.cfg.voters(), ","))
+	all := fmt.Sprintf("%d/%s", n.cfg.Partitions, strings.Join(n.cfg.Voters(), ","))
 	if len(n.cfg.Nonvoters) > 0 {
 		all += "/" + strings.Join(slices.Sorted(slices.Values(n.cfg.Nonvoters)), ",")
 	}
@@ -352,7 +352,7 @@ func (n *Node) handOver() {
 }
 
 func (n *Node) anotherAlive() bool {
-	voters := n.cfg.voters()
+	voters := n.cfg.Voters()
 	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive && slices.Contains(voters, p.Node) })
 }
 

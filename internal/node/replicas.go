@@ -29,8 +29,19 @@ type Policy = partition.Policy
 type DamagedError struct {
 	Partitions []int // which; all if what they share is damaged
 	All        bool
-	Nodes      int // with a vote in the cluster: with fewer than three there is no majority to rebuild from
+	Voters     int  // in the cluster
+	Rebuilds   bool // CanRebuild: the others are a majority
 	Err        error
+}
+
+// CanRebuild tells whether the voters can build the replicas of a node anew: without
+// it they must be a majority.
+func CanRebuild(node string, voters []string) bool {
+	others := len(voters)
+	if slices.Contains(voters, node) {
+		others--
+	}
+	return others > len(voters)/2
 }
 
 func (e *DamagedError) Error() string { return e.Err.Error() }
@@ -79,7 +90,7 @@ func (n *Node) openPartition(id int, metrics *partition.Metrics) (*partition.Par
 	}
 	p, err := partition.Open(partition.Config{
 		Group: raftlog.Config{
-			ID: uint32(id), Node: n.cfg.Name, Voters: n.cfg.voters(), Nonvoters: n.cfg.Nonvoters,
+			ID: uint32(id), Node: n.cfg.Name, Voters: n.cfg.Voters(), Nonvoters: n.cfg.Nonvoters,
 			Dir: n.data.partition(id), Stable: n.stable,
 			Streams: streams(n.network, uint32(id)), Links: n.network, Push: n.push(id),
 			Beat: n.beat(id), HurryBeats: n.network.HurryBeats,
@@ -118,7 +129,7 @@ func each(n int, f func(int)) {
 // whatFailed makes one error of those of the partitions: of damage, only if
 // nothing else is wrong.
 func (n *Node) whatFailed(errs []error) error {
-	damaged := &DamagedError{Nodes: len(n.cfg.voters())}
+	damaged := n.damaged()
 	var damages, others []error
 	for id, err := range errs {
 		switch {
@@ -140,6 +151,11 @@ func (n *Node) whatFailed(errs []error) error {
 	return nil
 }
 
+func (n *Node) damaged() *DamagedError {
+	voters := n.cfg.Voters()
+	return &DamagedError{Voters: len(voters), Rebuilds: CanRebuild(n.cfg.Name, voters)}
+}
+
 func isDamage(err error) bool {
 	_, damaged := errors.AsType[*raftlog.DamageError](err)
 	_, fenced := errors.AsType[*raftlog.FencedError](err)
@@ -154,7 +170,8 @@ func (n *Node) openStable() (err error) {
 	if err == nil || !isDamage(err) {
 		return err
 	}
-	damaged := &DamagedError{All: true, Nodes: len(n.cfg.voters()), Err: err}
+	damaged := n.damaged()
+	damaged.All, damaged.Err = true, err
 	for id := range n.cfg.Partitions {
 		if damaged.Partitions = append(damaged.Partitions, id); !slices.Contains(n.cfg.Rebuild, id) {
 			return damaged
@@ -188,7 +205,7 @@ func (n *Node) askFirst() error {
 	ctx, cancel := context.WithTimeout(n.ctx, rebuildPatience)
 	defer cancel()
 	for _, id := range n.cfg.Rebuild {
-		for _, other := range n.cfg.voters() {
+		for _, other := range n.cfg.Voters() {
 			if other == n.cfg.Name {
 				continue
 			}

@@ -15,7 +15,7 @@ func TestWhatFailed(t *testing.T) {
 	damage := fmt.Errorf("partition 1: %w", &raftlog.DamageError{Path: "f.seg", Offset: 4096, Reason: "bad CRC"})
 	fenced := fmt.Errorf("partition 3: %w", &raftlog.FencedError{Path: "FENCED", Reason: "odd"})
 	inUse := errors.New("partition 2: in use")
-	three := &Node{cfg: Config{Members: map[string]string{"n1": "", "n2": "", "n3": ""}}}
+	three := &Node{cfg: Config{Name: "n1", Members: map[string]string{"n1": "", "n2": "", "n3": ""}}}
 	for _, tt := range []struct {
 		name    string
 		errs    []error
@@ -38,10 +38,28 @@ func TestWhatFailed(t *testing.T) {
 				}
 			}
 			damaged, ok := errors.AsType[*DamagedError](err)
-			if ok != (tt.rebuild != "") || ok && (damaged.Rebuild() != tt.rebuild || damaged.Nodes != 3) {
+			if ok != (tt.rebuild != "") || ok && (damaged.Rebuild() != tt.rebuild || (damaged.Voters != 3 || !damaged.Rebuilds)) {
 				t.Errorf("damaged %+v, want rebuild %q", damaged, tt.rebuild)
 			}
 		})
+	}
+}
+
+func TestCanRebuild(t *testing.T) {
+	for _, tt := range []struct {
+		name, node, voters string
+		want               bool
+	}{
+		{"alone", "n1", "n1", false},
+		{"one of two", "n1", "n1 n2", false},
+		{"one of three", "n1", "n1 n2 n3", true},
+		{"one of four", "n1", "n1 n2 n3 n4", true},
+		{"without a vote, beside the only voter", "n2", "n1", true},
+		{"without a vote, beside two", "n3", "n1 n2", true},
+	} {
+		if got := CanRebuild(tt.node, strings.Fields(tt.voters)); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
 	}
 }
 

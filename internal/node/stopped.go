@@ -25,6 +25,7 @@ type Stopped struct {
 	Node       string
 	Partitions int
 	Members    []string // names, sorted
+	Voters     []string // those of them that have a vote
 
 	lock *os.File // nil if there is none to hold: a copy without it
 }
@@ -91,6 +92,7 @@ func (s *Stopped) identify() error {
 		return formatError(s.Dir, have.Format)
 	}
 	s.Node, s.Partitions, s.Members = have.Node, have.Partitions, slices.Sorted(maps.Keys(have.Members))
+	s.Voters = votersOf(have.Members, have.Nonvoters)
 	if s.Partitions < 1 || !slices.Contains(s.Members, s.Node) {
 		return &raftlog.DamageError{Path: name, Reason: fmt.Sprintf("%d partitions on node %q of %q cannot be", s.Partitions, s.Node, s.Members)}
 	}

@@ -174,7 +174,7 @@ func verify(ctx context.Context, o Options, s *node.Stopped, meter *meter, r *Re
 	}
 	if fault != nil {
 		fault.Rebuild = rebuildIfPossible(s, "all")
-		r.fault(fault, &node.DamagedError{All: true, Nodes: len(s.Members), Err: fault})
+		r.fault(fault, &node.DamagedError{All: true, Voters: len(s.Voters), Rebuilds: node.CanRebuild(s.Node, s.Voters), Err: fault})
 	}
 	if fault := strays(s); fault != nil {
 		r.fault(fault, nil)
@@ -194,7 +194,7 @@ func verify(ctx context.Context, o Options, s *node.Stopped, meter *meter, r *Re
 
 // sum adds what the partitions tell.
 func (r *Report) sum(s *node.Stopped) {
-	damaged := &node.DamagedError{Nodes: len(s.Members)}
+	damaged := &node.DamagedError{Voters: len(s.Voters), Rebuilds: node.CanRebuild(s.Node, s.Voters)}
 	var first *Fault
 	for i := range r.Partitions {
 		p := &r.Partitions[i]
@@ -228,7 +228,7 @@ func (r *Report) sum(s *node.Stopped) {
 
 // rebuildIfPossible is what --rebuild is to be given, "" without a majority beside the node.
 func rebuildIfPossible(s *node.Stopped, what string) string {
-	if len(s.Members) < 3 {
+	if !node.CanRebuild(s.Node, s.Voters) {
 		return ""
 	}
 	return what
