@@ -196,6 +196,7 @@ func (b *benchmark) run(ctx context.Context, measure func(context.Context, *benc
 
 func (b *benchmark) measure(ctx context.Context, measure func(context.Context, *bench.Target, bench.Progress) (figures, error),
 	progress bench.Progress) (found figures, err error) {
+	go paceGC(ctx) // it shares the machine with the servers
 	progress("starting the cluster", 0)
 	t, err := b.target(ctx)
 	if err != nil {

@@ -73,6 +73,7 @@ start with it begins the work again.`,
 		if err != nil {
 			return err
 		}
+		go paceGC(cmd.Context())
 		err = serve(cmd.Context(), cfg.nodeConfig(ca, cert, logger), openNode)
 		if damaged, ok := errors.AsType[*node.DamagedError](err); ok {
 			return withRemedy(damaged, cmd.Flags())
