@@ -14,7 +14,7 @@ BENCH ?= .      # which benchmarks
 COUNT ?= 6      # runs of each, enough for benchstat
 RUNS ?= 3       # of each benchmark of the system
 
-.PHONY: help setup build test check demo fuzz bench bench-storage bench-system soak lint fmt fmt-check arrows chaos-short mod-check
+.PHONY: help setup build test check demo fuzz bench bench-storage bench-system bench-peers soak lint fmt fmt-check arrows chaos-short mod-check
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,12 @@ bench-system: build ## the whole system under load: medians of RUNS runs into ou
 	@mkdir -p out
 	go run ./internal/bench/system -binary bin/roomlog -runs $(strip $(RUNS)) -only '$(filter-out .,$(strip $(BENCH)))' \
 		-keep out/bench-system-$(VERSION).jsonl | tee out/bench-system-$(VERSION).md
+
+bench-peers: ## NATS JetStream in the shapes of bench-system: medians of RUNS runs into out/ (BENCH=e2e: only those)
+	@mkdir -p out
+	go build -C internal/bench/peers -trimpath -o $(CURDIR)/bin/ github.com/nats-io/nats-server/v2 .
+	bin/peers -server bin/nats-server -runs $(strip $(RUNS)) -only '$(filter-out .,$(strip $(BENCH)))' \
+		-keep out/bench-peers-$(VERSION).jsonl | tee out/bench-peers-$(VERSION).md
 
 soak: ## repeat the tests with real processes for SOAK, each with 50 power cuts
 	@mkdir -p out
