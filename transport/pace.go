@@ -37,6 +37,11 @@ const (
 	lateLimit = 5 * time.Millisecond
 	easier    = 0.8
 
+	// Of this the spacing grows beyond its ceiling, up to overCeiling times that: with
+	// too much to do for all processors everything waits anyhow, and longer.
+	overLimit   = 0.95
+	overCeiling = 2
+
 	// A flush takes about so long. Spacing grows only while flushes are more than
 	// manyFlushes of all processors, and shrinks where they are less than half of it.
 	flushTime   = 30 * time.Microsecond
@@ -50,12 +55,17 @@ const (
 // next is the spacing after one of s, a paceStep later.
 func (l load) next(s, ceiling time.Duration) time.Duration {
 	pressure := max(l.own/ownLimit, l.all/allLimit, float64(l.late)/float64(lateLimit))
+	grows, shrinks := pressure > 1, pressure < easier
+	if over := l.all / overLimit; s >= ceiling {
+		grows, shrinks = over > 1, shrinks || s > ceiling && over < easier
+		ceiling *= overCeiling
+	}
 	switch {
-	case pressure > 1 && l.flushes > manyFlushes:
+	case grows && l.flushes > manyFlushes:
 		if s = s*6/5 + time.Millisecond; s > steepFrom && s < steepTo {
 			s = steepTo
 		}
-	case pressure < easier, l.flushes < manyFlushes/2:
+	case shrinks, l.flushes < manyFlushes/2:
 		if s = (s - time.Millisecond) * 5 / 6; s > steepFrom && s < steepTo {
 			s = steepFrom
 		}

@@ -20,6 +20,7 @@ func steps(l load, s, ceiling time.Duration, n int, wanted func(time.Duration) b
 func TestPace(t *testing.T) {
 	const ceiling = 60 * time.Millisecond
 	atCeiling := func(s time.Duration) bool { return s == ceiling }
+	doubled := func(s time.Duration) bool { return s == 2*ceiling }
 	none := func(s time.Duration) bool { return s == 0 }
 	for _, tt := range []struct {
 		name   string
@@ -36,6 +37,9 @@ func TestPace(t *testing.T) {
 		{"busy with other things", load{own: 0.4, all: 1, flushes: 0.01}, 0, none, 0},
 		{"not busy with flushes any more", load{own: 0.4, all: 1, flushes: 0.01}, ceiling, none, 15},
 		{"some flushes", load{own: 0.4, all: 1, flushes: 0.04}, ceiling, atCeiling, 0},
+		{"an overloaded machine", load{own: 0.3, all: 0.99, flushes: 0.1}, 0, doubled, 16},
+		{"no longer overloaded", load{own: 0.3, all: 0.7, flushes: 0.1}, 2 * ceiling, func(s time.Duration) bool { return s <= ceiling }, 4},
+		{"nearly overloaded", load{own: 0.3, all: 0.9, flushes: 0.1}, 2 * ceiling, doubled, 0},
 		{"neither busy nor free", load{own: 0.27, flushes: 0.1}, ceiling, atCeiling, 0},
 	} {
 		if n, s := steps(tt.load, tt.from, ceiling, 100, tt.wanted); n > tt.most {
