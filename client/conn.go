@@ -241,8 +241,8 @@ func (c *conn) readControl() {
 
 func (c *conn) handleControl(typ wire.Type, body []byte) error {
 	if typ == wire.TypePong {
-		_, err := wire.ParsePing(typ, body)
-		c.alive.pong()
+		sent, err := wire.ParsePing(typ, body)
+		c.alive.pong(nanos() - time.Duration(sent))
 		return err
 	}
 	c.alive.heard()

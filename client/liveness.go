@@ -1,6 +1,7 @@
 package client
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,10 +12,12 @@ import (
 )
 
 const (
-	minSilence = 100 * time.Millisecond // never ping earlier
-	maxSilence = 15 * time.Second       // nor later
-	pingAgain  = 250 * time.Millisecond // a ping without an answer is repeated
-	deadAfter  = 900 * time.Millisecond // and so long after the first the node is dead
+	minSilence    = 100 * time.Millisecond // never ping earlier
+	maxSilence    = 15 * time.Second       // nor later
+	answerSilence = 250 * time.Millisecond // nor than this, when an answer is due
+	pingAgain     = 250 * time.Millisecond // a ping without an answer is repeated, then after twice as long
+	deadAfter     = 900 * time.Millisecond // and so long after the first the node is dead
+	maxPatience   = 4 * time.Second        // or so long, where that is usual
 )
 
 // epoch makes monotonic times fit into an atomic.
@@ -24,15 +27,24 @@ func nanos() time.Duration { return time.Since(epoch) }
 
 // liveness measures the silence of a connection. Everything that reads from
 // the connection reports to it; watch alone acts on it.
+//
+// Thousands of readers of a room hear the same message, and are silent from the
+// same moment: each has its own spread, and a room has to prove that it talks before
+// its silence means anything. A server that has much to do answers late; who then
+// gave it up would make more work for all. So patience grows with what pings took.
 type liveness struct {
 	heardAt    atomic.Int64 // when anything came last
+	talkedAt   atomic.Int64 // when anything but a pong did
 	since      atomic.Int64 // when we last began to wait for something
 	mean       atomic.Int64 // of the gaps between what comes, while we wait for something
+	trip       atomic.Int64 // what a ping and its answer take, at worst of late
 	quiet      atomic.Int32 // pings answered since anything else came
-	expecting  atomic.Int32 // subscriptions and queries
+	owed       atomic.Int32 // answers that are due: queries, subscriptions that begin
+	readers    atomic.Int32 // subscriptions
 	publishing atomic.Bool  // publishes may be without an answer
 	due        atomic.Int64 // when watch will look again
 	poke       chan struct{}
+	spread     float64 // from 0 to 1
 
 	mu    sync.Mutex
 	waits []chan struct{} // closed at the next pong
@@ -40,7 +52,10 @@ type liveness struct {
 
 func (a *liveness) init() {
 	a.poke = make(chan struct{}, 1)
+	a.spread = rand.Float64()
+	a.mean.Store(int64(maxSilence / 4))
 	a.heardAt.Store(int64(nanos()))
+	a.talkedAt.Store(int64(nanos()))
 }
 
 func (a *liveness) wake() {
@@ -51,10 +66,15 @@ func (a *liveness) wake() {
 }
 
 // expect says that an answer is due from now on, until done is called.
-func (a *liveness) expect() (done func()) {
-	a.expecting.Add(1)
+func (a *liveness) expect() (done func()) { return a.wait(&a.owed) }
+
+// follow says that messages may come from now on, until done is called.
+func (a *liveness) follow() (done func()) { return a.wait(&a.readers) }
+
+func (a *liveness) wait(n *atomic.Int32) (done func()) {
+	n.Add(1)
 	a.waiting()
-	return func() { a.expecting.Add(-1) }
+	return func() { n.Add(-1) }
 }
 
 // published says that publishes were written.
@@ -70,12 +90,14 @@ func (a *liveness) waiting() {
 	a.wake()
 }
 
-func (a *liveness) busy() bool { return a.expecting.Load() > 0 || a.publishing.Load() }
+func (a *liveness) answerDue() bool { return a.owed.Load() > 0 || a.publishing.Load() }
+func (a *liveness) busy() bool      { return a.answerDue() || a.readers.Load() > 0 }
 
 // heard says that something other than a pong has come.
 func (a *liveness) heard() {
 	now := nanos()
-	prev := a.heardAt.Swap(int64(now))
+	a.heardAt.Store(int64(now))
+	prev := a.talkedAt.Swap(int64(now))
 	if a.busy() {
 		gap := min(int64(now)-max(prev, a.since.Load()), int64(maxSilence))
 		mean := a.mean.Load()
@@ -91,10 +113,12 @@ func (a *liveness) heard() {
 	}
 }
 
-// pong says that a ping was answered.
-func (a *liveness) pong() {
+// pong says that a ping was answered, which took so long.
+func (a *liveness) pong(trip time.Duration) {
 	a.heardAt.Store(int64(nanos()))
 	a.quiet.Add(1)
+	old := a.trip.Load()
+	a.trip.Store(max(int64(trip), old-old/8))
 	a.mu.Lock()
 	waits := a.waits
 	a.waits = nil
@@ -117,11 +141,22 @@ func (a *liveness) nextPong() <-chan struct{} {
 // threshold is how long a silence makes us ask: a few mean gaps, twice as long
 // with every ping answered in the same silence.
 func (a *liveness) threshold() time.Duration {
-	if !a.busy() {
-		return maxSilence
+	const longest = maxSilence * 4 / 5
+	d := longest
+	if a.busy() {
+		d = max(minSilence, 4*time.Duration(a.mean.Load()))
+		if a.answerDue() {
+			d = min(d, answerSilence)
+		}
+		d = min(d<<min(a.quiet.Load(), 8), longest)
 	}
-	d := min(max(minSilence, 4*time.Duration(a.mean.Load())), maxSilence)
-	return min(d<<min(a.quiet.Load(), 8), maxSilence)
+	return d + time.Duration(a.spread*float64(d/4))
+}
+
+// patience is how long after a ping without an answer the node counts as dead. Who
+// is seldom told anything is in no hurry.
+func (a *liveness) patience() time.Duration {
+	return min(max(deadAfter, 4*time.Duration(a.trip.Load()), a.threshold()/4), maxPatience)
 }
 
 // quietFrom is when the present silence began.
@@ -135,7 +170,10 @@ func (a *liveness) quietFrom() time.Duration {
 
 // pinger decides when to ping and when to give a connection up. It knows no
 // clock; first is 0 while no ping is without an answer.
-type pinger struct{ first, last time.Duration }
+type pinger struct {
+	first, last time.Duration // when pings left
+	again       time.Duration // from last to the next
+}
 
 type verdict int
 
@@ -146,30 +184,29 @@ const (
 )
 
 // step says what to do at now, and when to ask again, given when something was
-// heard last, when the silence began and how long it may last. overslept: we
-// ourselves were not running, so what has come may lie unread.
-func (p *pinger) step(now, heard, from, threshold time.Duration, overslept bool) (verdict, time.Duration) {
+// heard last, when the silence began, how long it may last and how long the answer
+// to a ping. overslept: we ourselves were not running, so what has come may lie
+// unread.
+func (p *pinger) step(now, heard, from, threshold, patience time.Duration, overslept bool) (verdict, time.Duration) {
 	if p.first != 0 && heard >= p.first {
 		p.first = 0
 	}
-	if p.first == 0 {
-		if due := from + threshold; now < due {
-			return verdictWait, due - now
-		}
-		p.first, p.last = now, now
+	switch due := from + threshold; {
+	case p.first == 0 && now < due:
+		return verdictWait, due - now
+	case p.first == 0, overslept:
+		p.first, p.last, p.again = now, now, pingAgain
 		return verdictPing, pingAgain
 	}
+	dead := p.first + patience
 	switch {
-	case overslept:
-		p.first, p.last = now, now
-		return verdictPing, pingAgain
-	case now >= p.first+deadAfter:
+	case now >= dead:
 		return verdictDead, 0
-	case now >= p.last+pingAgain:
-		p.last = now
-		return verdictPing, min(pingAgain, p.first+deadAfter-now)
+	case now >= p.last+p.again:
+		p.last, p.again = now, 2*p.again
+		return verdictPing, min(p.again, dead-now)
 	}
-	return verdictWait, min(p.last+pingAgain, p.first+deadAfter) - now
+	return verdictWait, min(p.last+p.again, dead) - now
 }
 
 // watch pings when the connection is unusually silent and ends it when nothing
@@ -194,7 +231,7 @@ func (c *conn) watch() {
 				a.published()
 			}
 		}
-		do, wait := p.step(nanos(), time.Duration(a.heardAt.Load()), a.quietFrom(), a.threshold(), overslept)
+		do, wait := p.step(nanos(), time.Duration(a.heardAt.Load()), a.quietFrom(), a.threshold(), a.patience(), overslept)
 		switch do {
 		case verdictPing:
 			if err := c.ping(); err != nil {

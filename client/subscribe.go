@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/roomlog/roomlog/transport/wire"
@@ -261,7 +262,8 @@ func (s *subscription) attempt(yield func(Message, error) bool) error {
 
 // follow opens a stream on c and yields what comes.
 func (s *subscription) follow(c *conn, yield func(Message, error) bool) error {
-	defer c.alive.expect()()
+	answered := sync.OnceFunc(c.alive.expect())
+	defer answered()
 	str, err := c.quic.OpenStreamSync(s.ctx)
 	if err != nil {
 		return connError(err)
@@ -287,9 +289,11 @@ func (s *subscription) follow(c *conn, yield func(Message, error) bool) error {
 			}
 			return s.broken(c, connError(err))
 		}
-		if typ == wire.TypeSubscribed {
+		if typ == wire.TypeSubscribed && !begun {
 			str.SetDeadline(time.Time{})
 			begun = true
+			answered()
+			defer c.alive.follow()()
 		} else if !begun && (typ == wire.TypeDeliver || typ == wire.TypeGap) {
 			return s.broken(c, fmt.Errorf("%w: %v before subscribed", wire.ErrMalformed, typ))
 		}

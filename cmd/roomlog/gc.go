@@ -15,6 +15,7 @@ import (
 type gcPace struct {
 	percent int
 	cycles  uint64 // so far
+	calm    int    // steps without a collection, at the lowest percentage
 }
 
 const (
@@ -24,6 +25,8 @@ const (
 	maxGarbage = 256 << 20 // with much that lives; but 100 % are always allowed
 
 	manyCycles = 2 // in a gcStep; 0 are few
+
+	calmSteps = 5 // then unused memory is given back, once
 )
 
 // next takes the collections so far and the bytes that lived at the last one. It
@@ -37,10 +40,17 @@ func (p *gcPace) next(cycles, live uint64) (percent int, changed bool) {
 		percent = max(percent*4/5, minPercent)
 	}
 	percent = min(percent, max(100, int(100*maxGarbage/max(live, 1))))
-	changed = percent != p.percent
+	if changed = percent != p.percent; changed || cycles != p.cycles {
+		p.calm = 0
+	} else if percent == minPercent {
+		p.calm++
+	}
 	p.percent, p.cycles = percent, cycles
 	return percent, changed
 }
+
+// calmed tells, once, that there has been little to do for a while.
+func (p *gcPace) calmed() bool { return p.calm == calmSteps }
 
 // paceGC adapts the process's garbage collection until ctx ends. Whoever has set
 // GOGC has decided.
@@ -61,6 +71,11 @@ func paceGC(ctx context.Context) {
 		metrics.Read(samples)
 		if percent, changed := p.next(samples[0].Value.Uint64(), samples[1].Value.Uint64()); changed {
 			debug.SetGCPercent(percent)
+		}
+		if p.calmed() {
+			debug.FreeOSMemory()
+			metrics.Read(samples)
+			p.cycles = samples[0].Value.Uint64() // that was our own
 		}
 	}
 }

@@ -29,3 +29,25 @@ func TestGCPace(t *testing.T) {
 		}
 	}
 }
+
+func TestGCCalm(t *testing.T) {
+	p := gcPace{percent: 100}
+	calmed := 0
+	steps := func(n int, cycle uint64) {
+		for range n {
+			p.next(p.cycles+cycle, 1<<20)
+			if p.calmed() {
+				calmed++
+			}
+		}
+	}
+	for i, tt := range []struct {
+		steps int
+		cycle uint64
+		want  int // in all
+	}{{30, 1, 0}, {50, 0, 1}, {1, 1, 1}, {calmSteps - 1, 0, 1}, {20, 0, 2}} {
+		if steps(tt.steps, tt.cycle); calmed != tt.want {
+			t.Errorf("%d: calmed %d times, want %d", i, calmed, tt.want)
+		}
+	}
+}

@@ -95,7 +95,7 @@ func finish(dst []byte, start int) []byte {
 // frame that announces more the buffer grows by a step or doubles, as it comes:
 // a length alone costs no memory.
 const (
-	minStep = 512
+	minStep = 128 // an idle connection keeps one
 	maxStep = 32 << 10
 )
 
