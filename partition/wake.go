@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
 
@@ -60,7 +61,10 @@ type crowd struct {
 }
 
 func (c crowd) wake() {
-	for _, w := range c.cursors {
+	for i, w := range c.cursors {
+		if i > 0 && i%wokenAtOnce == 0 {
+			runtime.Gosched()
+		}
 		w.cursor.Wake()
 	}
 	clear(c.cursors)
@@ -79,6 +83,11 @@ type waker struct {
 }
 
 const fewCursors = 8
+
+// wokenAtOnce is how many cursors of a crowd are woken before others may run: what
+// each of them begins takes turns with everything else in the process, and what
+// passes through several goroutines, like a heartbeat, takes several turns.
+const wokenAtOnce = 32
 
 func (k *waker) wake(r *watchedRoom) {
 	if c := r.takeWaiting(); len(c.cursors) > fewCursors {

@@ -37,6 +37,7 @@ type conn struct {
 	name          []byte // the publisher name of Hello
 	subscriptions atomic.Int32
 	publishing    atomic.Bool
+	mapVersion    int // what it has been told; guarded by server.mu once it has joined
 }
 
 func newConn(s *Server, qc *quic.Conn) *conn {
@@ -115,7 +116,8 @@ func (c *conn) hello() (*quic.Stream, *wire.Reader, error) {
 		return nil, nil, refuse(wire.CodeProtocol, "%v", err)
 	}
 	c.name = []byte(hello.Name)
-	clusterMap := c.server.currentMap()
+	clusterMap, version := c.server.currentMap()
+	c.mapVersion = version
 	welcome := wire.Welcome{
 		Version: wire.Version,
 		Node:    c.server.cfg.Node,

@@ -16,6 +16,7 @@ type pace struct {
 	metrics *Metrics
 	spacing atomic.Int64
 	flushes atomic.Int64 // so far
+	busy    atomic.Bool  // so are the processors, or other work comes late
 }
 
 // load is what is known of a moment of the machine, as shares of all processors:
@@ -52,9 +53,14 @@ const (
 	steepTo   = 40 * time.Millisecond
 )
 
+// pressure is beyond 1 when there is more to do than is good.
+func (l load) pressure() float64 {
+	return max(l.own/ownLimit, l.all/allLimit, float64(l.late)/float64(lateLimit))
+}
+
 // next is the spacing after one of s, a paceStep later.
 func (l load) next(s, ceiling time.Duration) time.Duration {
-	pressure := max(l.own/ownLimit, l.all/allLimit, float64(l.late)/float64(lateLimit))
+	pressure := l.pressure()
 	grows, shrinks := pressure > 1, pressure < easier
 	if over := l.all / overLimit; s >= ceiling {
 		grows, shrinks = over > 1, shrinks || s > ceiling && over < easier
@@ -93,9 +99,6 @@ func (p *pace) flushed() {
 
 // run looks at the machine until ctx ends.
 func (p *pace) run(ctx context.Context) {
-	if p.ceiling <= 0 {
-		return
-	}
 	timer := time.NewTimer(paceStep)
 	defer timer.Stop()
 	before, then, flushes := readCPU(), time.Now(), p.flushes.Load()
@@ -123,6 +126,7 @@ func (p *pace) run(ctx context.Context) {
 func (p *pace) set(l load) {
 	s := l.next(time.Duration(p.spacing.Load()), p.ceiling)
 	p.spacing.Store(int64(s))
+	p.busy.Store(l.pressure() > 1)
 	p.metrics.spacing.Set(s.Seconds())
 	p.metrics.cpu.Set(l.own)
 }

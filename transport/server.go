@@ -61,11 +61,14 @@ type Server struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	fanout   fanout
-	draining chan struct{} // closed by Drain
+	fanout     fanout
+	draining   chan struct{} // closed by Drain
+	mapChanged chan struct{} // one token: clients are to be told
 
 	mu         sync.Mutex
 	clusterMap wire.Map
+	mapFrame   []byte // clusterMap
+	mapVersion int
 	conns      map[*conn]struct{} // that have said hello
 }
 
@@ -92,7 +95,9 @@ func Serve(cfg Config) (*Server, error) {
 		socket:    cfg.Socket,
 		transport: &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key},
 		draining:  make(chan struct{}),
-		conns:     map[*conn]struct{}{},
+
+		mapChanged: make(chan struct{}, 1),
+		conns:      map[*conn]struct{}{},
 		fanout: fanout{
 			pace:    &pace{ceiling: cfg.Spacing, metrics: cfg.Metrics},
 			feeds:   feeds{rooms: map[string]*feed{}},
@@ -122,6 +127,7 @@ func Serve(cfg Config) (*Server, error) {
 	s.tasks.Go(s.accept)
 	s.tasks.Go(func() { s.fanout.pace.run(s.ctx) })
 	s.tasks.Go(s.dropFeeds)
+	s.tasks.Go(s.tellMaps)
 	return s, nil
 }
 
@@ -174,34 +180,12 @@ func (s *Server) dropFeeds() {
 	}
 }
 
-// SetMap tells all clients where the partitions are.
-func (s *Server) SetMap(m wire.Map) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clusterMap = m
-	s.tell(&m)
-}
-
-// tell sends a frame to all clients. It needs s.mu.
-func (s *Server) tell(f wire.Frame) {
-	frame := wire.Append(nil, f)
-	for c := range s.conns {
-		c.control.putBytes(frame)
-	}
-}
-
-func (s *Server) currentMap() wire.Map {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.clusterMap
-}
-
 // join tells c from now on what concerns all clients.
 func (s *Server) join(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[c] = struct{}{}
-	c.control.put(&s.clusterMap) // it may have changed since hello
+	s.tellMap(c) // it may have changed since hello
 	if s.isDraining() {
 		s.sendAway(c)
 	}
