@@ -262,15 +262,19 @@ func (b *box[K, V]) put(k K, v V) {
 	b.signal()
 }
 
-// take removes up to takenAtOnce items, and leaves a token if there are more.
+// take removes the first items, up to takenAtOnce, and leaves a token if there are
+// more.
 func (b *box[K, V]) take() []boxItem[K, V] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := min(len(b.items), takenAtOnce)
-	taken := b.items[len(b.items)-n:]
-	b.items = b.items[: len(b.items)-n : len(b.items)-n]
+	taken := b.items[:n:n]
+	b.items = b.items[n:]
 	for _, item := range taken {
 		delete(b.at, item.key)
+	}
+	for i, item := range b.items {
+		b.at[item.key] = i
 	}
 	if len(b.items) > 0 {
 		b.signal()
