@@ -13,7 +13,6 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/roomlog/roomlog/internal/bench"
 	"github.com/roomlog/roomlog/transport/wire"
@@ -210,18 +209,7 @@ func (b *benchmark) measure(ctx context.Context, measure func(context.Context, *
 type benchProgress struct{ bar *progressbar.ProgressBar }
 
 func newBenchProgress(w io.Writer) benchProgress {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return benchProgress{}
-	}
-	return benchProgress{progressbar.NewOptions64(1000,
-		progressbar.OptionSetWriter(w),
-		progressbar.OptionSetWidth(30),
-		progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionSetElapsedTime(true),
-		progressbar.OptionSetPredictTime(false),
-		progressbar.OptionClearOnFinish(),
-	)}
+	return benchProgress{progressBar(w, 1000)}
 }
 
 func (p benchProgress) show(what string, done float64) {
