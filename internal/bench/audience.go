@@ -66,6 +66,7 @@ type subscriber struct {
 	client *client.Client
 	room   *room
 	seen   atomic.Uint64 // messages so far, for whoever waits for them
+	marked uint32        // the last mark that arrived
 
 	mu    sync.Mutex // held while a message is dealt with
 	check checker
@@ -226,7 +227,8 @@ func (a *audience) take(s *subscriber, h header) {
 	s.seen.Add(1)
 	r := a.round.Load()
 	if h.mark != 0 {
-		if h.mark == r.mark {
+		if h.mark == r.mark && s.marked != h.mark {
+			s.marked = h.mark // a second one would count for somebody else
 			r.arrive()
 		}
 		return
