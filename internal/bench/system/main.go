@@ -58,6 +58,12 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	words, err := machine()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "system:", err)
+		os.Exit(1)
+	}
+	fmt.Printf("Machine: %s.\n\n", words)
 	if err := run(ctx, *binary, *runs, chosen(*only), *keep, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "system:", err)
 		os.Exit(1)
