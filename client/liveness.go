@@ -38,7 +38,9 @@ type liveness struct {
 	since      atomic.Int64 // when we last began to wait for something
 	mean       atomic.Int64 // of the gaps between what comes, while we wait for something
 	trip       atomic.Int64 // what a ping and its answer take, at worst of late
-	quiet      atomic.Int32 // pings answered since anything else came
+	quiet      atomic.Int32 // series of pings answered since anything else came
+	series     atomic.Int32 // of pings so far: those without an answer between them are one
+	answered   atomic.Int32 // the last one of these with an answer
 	owed       atomic.Int32 // answers that are due: queries, subscriptions that begin
 	readers    atomic.Int32 // subscriptions
 	publishing atomic.Bool  // publishes may be without an answer
@@ -66,14 +68,20 @@ func (a *liveness) wake() {
 }
 
 // expect says that an answer is due from now on, until done is called.
-func (a *liveness) expect() (done func()) { return a.wait(&a.owed) }
+func (a *liveness) expect() (done func()) { return a.wait(&a.owed, a.answerDue()) }
 
 // follow says that messages may come from now on, until done is called.
-func (a *liveness) follow() (done func()) { return a.wait(&a.readers) }
+func (a *liveness) follow() (done func()) { return a.wait(&a.readers, a.busy()) }
 
-func (a *liveness) wait(n *atomic.Int32) (done func()) {
+// wait begins a wait, unless we are waiting already: who asks again and again must
+// not take the silence of a dead node for new each time.
+func (a *liveness) wait(n *atomic.Int32, already bool) (done func()) {
 	n.Add(1)
-	a.waiting()
+	if already {
+		a.wake()
+	} else {
+		a.waiting()
+	}
 	return func() { n.Add(-1) }
 }
 
@@ -108,6 +116,9 @@ func (a *liveness) heard() {
 		}
 		a.mean.Store(mean)
 	}
+	if t := a.trip.Load(); t > int64(deadAfter/4) {
+		a.trip.Store(t - t/16)
+	}
 	if a.quiet.Swap(0) > 0 || time.Duration(a.due.Load())-now > 2*a.threshold() {
 		a.wake()
 	}
@@ -116,7 +127,9 @@ func (a *liveness) heard() {
 // pong says that a ping was answered, which took so long.
 func (a *liveness) pong(trip time.Duration) {
 	a.heardAt.Store(int64(nanos()))
-	a.quiet.Add(1)
+	if s := a.series.Load(); a.answered.Swap(s) != s {
+		a.quiet.Add(1)
+	}
 	old := a.trip.Load()
 	a.trip.Store(max(int64(trip), old-old/8))
 	a.mu.Lock()
@@ -234,6 +247,9 @@ func (c *conn) watch() {
 		do, wait := p.step(nanos(), time.Duration(a.heardAt.Load()), a.quietFrom(), a.threshold(), a.patience(), overslept)
 		switch do {
 		case verdictPing:
+			if p.first == p.last {
+				a.series.Add(1)
+			}
 			if err := c.ping(); err != nil {
 				return // the stream tells the connection's end
 			}

@@ -137,6 +137,43 @@ func TestTalk(t *testing.T) {
 	})
 }
 
+// TestAskingAgain: who asks a dead node again and again still finds that it is silent.
+func TestAskingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a liveness
+		a.init()
+		began := nanos()
+		for range 20 {
+			defer a.expect()()
+			time.Sleep(100 * time.Millisecond)
+		}
+		if from := a.quietFrom(); from > began {
+			t.Errorf("the silence is said to have begun %v ago, want 2 s", nanos()-from)
+		}
+	})
+}
+
+// TestPongsOfOneSeries: pings that are answered together are one sign of life.
+func TestPongsOfOneSeries(t *testing.T) {
+	var a liveness
+	a.init()
+	for range 3 {
+		a.series.Add(1)
+		for range 3 {
+			a.pong(time.Second)
+		}
+	}
+	if n := a.quiet.Load(); n != 3 {
+		t.Errorf("%d series of pings are said to be answered, want 3", n)
+	}
+	for range 100 {
+		a.heard()
+	}
+	if d := time.Duration(a.trip.Load()); d > deadAfter/4 {
+		t.Errorf("after much talk a ping is still said to take %v", d)
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	for tries, want := range []time.Duration{10, 10, 20, 40, 80, 160, 320, 500, 500} {
 		for range 50 {
