@@ -208,6 +208,12 @@ func (a applier) Restore(index raftlog.Index, r io.Reader) error {
 		p.wake(room)
 	}
 	p.loose = nil
+	for _, r := range p.watches { // they may have a gap now, or messages
+		if known := m.rooms[r.name]; known != nil {
+			r.last.Store(uint64(known.last))
+		}
+		p.waker.later(r.takeWaiting())
+	}
 	p.nudge() // index files of an earlier life
 	p.log.Info("restored", "index", index, "rooms", m.table.len(), "sessions", len(m.sessions.byID))
 	return nil

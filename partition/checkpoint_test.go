@@ -384,6 +384,11 @@ func TestRestoreLive(t *testing.T) {
 	}
 	receive(t, began)
 	batch, _ := r.Read("nowhere", 1, 1)
+	waiting := newWokenCursor()
+	watch := r.Watch("nowhere", waiting)
+	if !watch.Wait(1) {
+		t.Fatal("a cursor does not wait for the first message")
+	}
 	body, err := r.group.OpenSnapshot(index)
 	if err != nil {
 		t.Fatal(err)
@@ -399,6 +404,8 @@ func TestRestoreLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, batch.Wait)
+	receive(t, waiting.woken)
+	watch.Leave()
 	if st := r.Status(); st.Hash != hash || st.HashIndex != index || st.Sessions != 1 || len(r.fatal) > 0 {
 		t.Errorf("%+v", st)
 	}
