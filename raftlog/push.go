@@ -257,12 +257,12 @@ func (b *inbox) run() {
 // due returns the kept push if raft is to have it now.
 func (b *inbox) due() push {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	kept := b.kept
-	switch term, held := b.termAt(kept.index); {
+	b.mu.Unlock()
+	switch term, held := b.termAt(kept.index); { // which may read the disk: without mu, for that is waited for by the link
 	case kept == (push{}):
 	case kept.index <= b.local.commit() || held && term > kept.term:
-		b.keep(push{}) // raft knows it, or another leader has gone on from before it
+		b.forget(kept) // raft knows it, or another leader has gone on from before it
 	case !held || term < kept.term || b.local.stalled() || b.votes != nil && b.votes.blocked():
 	default:
 		return kept
