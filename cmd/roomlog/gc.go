@@ -40,9 +40,9 @@ func (p *gcPace) next(cycles, live uint64) (percent int, changed bool) {
 		percent = max(percent*4/5, minPercent)
 	}
 	percent = min(percent, max(100, int(100*maxGarbage/max(live, 1))))
-	if changed = percent != p.percent; changed || cycles != p.cycles {
+	if changed = percent != p.percent; changed || cycles > p.cycles+1 { // Go collects once in two minutes anyway
 		p.calm = 0
-	} else if percent == minPercent {
+	} else if percent == minPercent && cycles == p.cycles {
 		p.calm++
 	}
 	p.percent, p.cycles = percent, cycles

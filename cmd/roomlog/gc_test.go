@@ -45,7 +45,7 @@ func TestGCCalm(t *testing.T) {
 		steps int
 		cycle uint64
 		want  int // in all
-	}{{30, 1, 0}, {50, 0, 1}, {1, 1, 1}, {calmSteps - 1, 0, 1}, {20, 0, 2}} {
+	}{{30, 1, 0}, {50, 0, 1}, {1, 1, 1}, {20, 0, 1}, {1, 2, 1}, {calmSteps - 1, 0, 1}, {20, 0, 2}} {
 		if steps(tt.steps, tt.cycle); calmed != tt.want {
 			t.Errorf("%d: calmed %d times, want %d", i, calmed, tt.want)
 		}
