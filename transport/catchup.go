@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -28,6 +29,8 @@ const (
 	maxWorkers = 4
 	readBytes  = 256 << 10 // are read from the log at once
 	turnBytes  = 1 << 20   // are sent in a turn
+
+	maxLook = 64 * time.Millisecond // between looks for what is not there yet
 )
 
 // add queues d. It needs d.mu.
@@ -83,7 +86,10 @@ func (d *delivery) catchTurn(buf []byte) []byte {
 	c := d.toCatch[0]
 	d.toCatch[0] = nil
 	d.toCatch = d.toCatch[1:]
-	if c.state == behind {
+	switch c.state {
+	case gone:
+		c.hold(-c.unproven)
+	case behind:
 		d.mu.Unlock()
 		var result outcome
 		result, buf = c.catchUp(buf)
@@ -116,9 +122,12 @@ func (c *cursor) catchUp(buf []byte) (outcome, []byte) {
 			if result, ok := c.sendGap(batch.Gap); !ok {
 				return result, buf
 			}
+			if c.next > c.watch.Head() {
+				return hasMore, buf // all before it was trimmed
+			}
 			continue
-		case len(batch.Blocks) == 0: // it is about to be there
-			c.pause = minRetry
+		case len(batch.Blocks) == 0: // it is about to be there, or an index is being made
+			c.pause = min(max(2*c.pause, minRetry), maxLook)
 			return stalls, buf
 		}
 		var n int

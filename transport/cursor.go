@@ -82,6 +82,8 @@ const (
 	onePacket   = 1200     // is tried without waiting
 	maxUnproven = 16 << 10 // of that may lie unsent in a stream
 
+	maxUnprovenAll = 1 << 20 // in all streams of a connection; then each write waits
+
 	minRetry = 2 * time.Millisecond
 	maxRetry = 256 * time.Millisecond
 
@@ -90,6 +92,7 @@ const (
 	// machine may be busy: a stream that takes nothing for so long need not be stuck.
 	patience     = 100 * time.Millisecond
 	impatience   = 10 * time.Millisecond
+	minPatience  = 500 * time.Microsecond // when others have used it up in the same flush
 	lanePatience = 5 * time.Millisecond
 )
 
@@ -111,14 +114,17 @@ func (c *cursor) write(b []byte, patience time.Duration) (n int, err error) {
 		if n, err = c.try(b[:min(len(b), c.probe)]); n == len(b) || err != nil {
 			return n, err
 		}
-	} else if len(b) <= onePacket && c.unproven+len(b) <= maxUnproven {
+	} else if len(b) <= onePacket && c.unproven+len(b) <= maxUnproven && c.delivery.unproven.Load() <= maxUnprovenAll {
 		return c.try(b)
 	}
 	c.stream.SetWriteDeadline(time.Now().Add(patience))
 	m, err := c.stream.Write(b[n:])
+	if m > 0 || err == nil {
+		c.hold(-c.unproven) // what was before is in packets now
+	}
 	switch n += m; {
 	case err == nil:
-		c.retry, c.unproven = 0, 0
+		c.retry = 0
 	case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
 		c.retry, err = 0, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -135,9 +141,15 @@ func (c *cursor) try(b []byte) (n int, err error) {
 	case err != nil:
 		return 0, err
 	}
-	c.unproven += len(b)
+	c.hold(len(b))
 	c.retry = 0
 	return len(b), nil
+}
+
+// hold takes note that QUIC may hold n bytes more.
+func (c *cursor) hold(n int) {
+	c.unproven += n
+	c.delivery.unproven.Add(int64(n))
 }
 
 func (c *cursor) stalled() error {
@@ -223,7 +235,7 @@ func (c *cursor) idle() outcome {
 
 // rest is for a cursor that has all there is.
 func (c *cursor) rest() outcome {
-	if c.delivery.leaving.Load() {
+	if c.delivery.leaving.Load() && c.sent == 0 {
 		c.finish(&wire.Redirect{Reason: "the node stops"})
 		return ended
 	}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,8 @@ type delivery struct {
 	unacked unacked
 	tasks   sync.WaitGroup // flushes, and turns of the catch-up lane
 	leaving atomic.Bool    // cursors at the head are to go
+
+	unproven atomic.Int64 // sum of the cursors'
 
 	mu       sync.Mutex
 	state    deliveryState
@@ -127,8 +130,12 @@ func (d *delivery) flush() {
 	for len(d.ready) > 0 && !d.closed {
 		batch := d.ready
 		d.ready = spare[:0]
+		patient := impatience
+		if len(d.cursors) == 1 {
+			patient = patience
+		}
 		for len(batch) > 0 {
-			batch = d.round(batch)
+			batch = d.round(batch, &patient)
 		}
 		spare = batch[:0]
 		d.last = time.Now()
@@ -143,21 +150,22 @@ func (d *delivery) flush() {
 	}
 }
 
-// round serves each cursor once and returns those that have more. It needs d.mu,
-// and lets go of it while it serves one.
-func (d *delivery) round(batch []*cursor) (more []*cursor) {
+// round serves each cursor once and returns those that have more. What stalled
+// streams take of the patience the others do not have. It needs d.mu, and lets go of
+// it while it serves one.
+func (d *delivery) round(batch []*cursor, patient *time.Duration) (more []*cursor) {
 	more = batch[:0]
 	for _, c := range batch {
 		if c.state != ready {
 			continue // gone
 		}
 		c.state = served
-		patient := impatience
-		if len(d.cursors) == 1 {
-			patient = patience
-		}
 		d.mu.Unlock()
-		result := c.serve(patient)
+		began := time.Now()
+		result := c.serve(*patient)
+		if took := time.Since(began); took >= *patient {
+			*patient = max(*patient-took, minPatience)
+		}
 		d.mu.Lock()
 		if d.served(c, result) {
 			more = append(more, c)
@@ -168,9 +176,10 @@ func (d *delivery) round(batch []*cursor) (more []*cursor) {
 }
 
 // served puts c where it belongs now. It returns true if c is to be served again
-// at once. It needs d.mu.
+// at once. It needs d.mu, and lets go of it when c has ended.
 func (d *delivery) served(c *cursor, result outcome) (more bool) {
 	if c.state == gone {
+		c.hold(-c.unproven)
 		return false
 	}
 	switch result {
@@ -189,6 +198,10 @@ func (d *delivery) served(c *cursor, result outcome) (more bool) {
 		d.lag(c)
 	case ended:
 		d.remove(c)
+		c.hold(-c.unproven)
+		d.mu.Unlock()
+		c.left()
+		d.mu.Lock()
 	}
 	return false
 }
@@ -214,14 +227,22 @@ func (d *delivery) later(c *cursor) {
 // leave ends c from outside: its stream is gone.
 func (d *delivery) leave(c *cursor) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.remove(c)
+	here := d.remove(c)
+	d.mu.Unlock()
+	if here {
+		c.left()
+	}
 }
 
-// remove forgets c. It needs d.mu.
-func (d *delivery) remove(c *cursor) {
+// remove forgets c, and returns false if that was so already. Its left has to be
+// called without d.mu: it waits for the partition, and Apply waits for d.mu. It needs
+// d.mu.
+func (d *delivery) remove(c *cursor) bool {
 	if c.state == gone {
-		return
+		return false
+	}
+	if c.state == waiting || c.state == ready { // else whoever serves it does that
+		c.hold(-c.unproven)
 	}
 	c.state = gone
 	last := len(d.cursors) - 1
@@ -232,7 +253,7 @@ func (d *delivery) remove(c *cursor) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	c.left()
+	return true
 }
 
 // drain makes all cursors go when they have what there is.
@@ -254,14 +275,18 @@ func (d *delivery) drain() {
 func (d *delivery) close() {
 	d.mu.Lock()
 	d.closed = true
-	for len(d.cursors) > 0 {
-		d.remove(d.cursors[0])
+	leave := slices.Clone(d.cursors)
+	for _, c := range leave {
+		d.remove(c)
 	}
 	if d.timer != nil {
 		d.timer.Stop()
 	}
 	d.ready, d.toCatch = nil, nil
 	d.mu.Unlock()
+	for _, c := range leave {
+		c.left()
+	}
 	d.tasks.Wait()
 }
 
@@ -293,6 +318,9 @@ const (
 func (u *unacked) take(n int) (wait time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.began.IsZero() {
+		u.began = time.Now()
+	}
 	if u.taken+n <= maxUnacked {
 		u.taken += n
 		return 0

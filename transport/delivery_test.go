@@ -535,6 +535,63 @@ func TestCatchUpGap(t *testing.T) {
 	})
 }
 
+// TestCatchUpAllTrimmed: who has been told a gap up to the head waits like others.
+func TestCatchUpAllTrimmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		d := f.connect()
+		r := &fakeRoom{first: 11}
+		for range 10 {
+			r.publish(10)
+		}
+		s := newFakeStream(plenty)
+		f.subscribe(d, r, "r", s, 1)
+		synctest.Wait()
+		before := r.howMany()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := r.howMany() - before; n > 0 || s.seqs(t) != 10 {
+			t.Errorf("the reader knows of %d seqs, want 10; then the log was read %d times in a second", s.seqs(t), n)
+		}
+		r.publish(10)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		if got := s.seqs(t); got != 11 {
+			t.Errorf("then the reader has seqs to %d, want 11", got)
+		}
+		f.end(d)
+	})
+}
+
+// TestFirstStalls: streams that stall for the first time in the same flush, on large
+// messages, share the patience that there is.
+func TestFirstStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		d := f.connect()
+		r := &fakeRoom{memory: 1}
+		for range 200 {
+			f.subscribe(d, r, "r", newFakeStream(1500), 1)
+		}
+		good := newFakeStream(plenty)
+		f.subscribe(d, r, "r", good, 1)
+		synctest.Wait()
+		r.publish(3000)
+		time.Sleep(impatience + 2*200*minPatience)
+		synctest.Wait()
+		if good.seqs(t) != 1 {
+			t.Errorf("a stream that is read waits for 200 that are not")
+		}
+		if n := d.unproven.Load(); n > maxUnprovenAll {
+			t.Errorf("%d bytes may lie unsent", n)
+		}
+		f.end(d)
+		if n := d.unproven.Load(); n != 0 {
+			t.Errorf("%d bytes may lie unsent when all have left", n)
+		}
+	})
+}
+
 // Who has everything is sent away when the node stops or its replica is stale.
 func TestSentAway(t *testing.T) {
 	for name, away := range map[string]func(*fakeRoom, *delivery){
