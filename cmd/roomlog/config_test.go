@@ -81,7 +81,7 @@ func TestDefaults(t *testing.T) {
 		cluster:    map[string]string{"n1": "127.0.0.1:7410"},
 		partitions: 16,
 		ca:         "roomlog-data/ca.pem", cert: "roomlog-data/cert.pem", key: "roomlog-data/key.pem",
-		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond, objective: 100 * time.Millisecond, spacing: 50 * time.Millisecond,
+		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond, objective: 100 * time.Millisecond, spacing: 60 * time.Millisecond,
 		queueBytes: 16 << 20, tailBytes: 8 << 20, segmentBytes: 64 << 20, reserve: 256 << 20,
 		logLevel: slog.LevelInfo,
 	}
