@@ -91,9 +91,10 @@ func TestWaitStale(t *testing.T) {
 // No wake-up is lost however a Wait and an Apply meet.
 func TestWaitAgainstApply(t *testing.T) {
 	r := openReplica(t, Config{Group: raftlog.Config{RingBytes: 1 << 20}})
-	const messages = 200
+	const messages, cursors = 200, 20
+	arrived := make(chan struct{}, cursors)
 	var running sync.WaitGroup
-	for i := range 20 {
+	for i := range cursors {
 		running.Go(func() {
 			c := newWokenCursor()
 			w := r.Watch("lobby", c)
@@ -110,12 +111,16 @@ func TestWaitAgainstApply(t *testing.T) {
 				if len(r.Newest("lobby", next, 1)) == 0 {
 					t.Errorf("seq %d is not there", next)
 				}
+				arrived <- struct{}{}
 			}
 		})
 	}
 	pub, told := r.session(t, "anna")
 	for i := range messages {
 		send(t, pub, told, Counter(i+1), "lobby")
+		for range cursors { // the next message would wake who has missed this one
+			receive(t, arrived)
+		}
 	}
 	running.Wait()
 }

@@ -632,9 +632,15 @@ func TestUnacked(t *testing.T) {
 			}
 			return n
 		}
-		taken() // before there was a round
-		time.Sleep(20 * time.Millisecond)
+		if n := taken(); n != maxUnacked {
+			t.Errorf("%d bytes are taken in the first round, want %d", n, maxUnacked)
+		}
+		time.Sleep(19 * time.Millisecond)
 		conn.received++
+		if n := taken(); n != 0 {
+			t.Errorf("%d bytes more are taken before the round trip is over", n)
+		}
+		time.Sleep(time.Millisecond)
 		if n := taken(); n != maxUnacked {
 			t.Errorf("%d bytes are taken in a round, want %d", n, maxUnacked)
 		}
