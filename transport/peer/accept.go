@@ -187,7 +187,7 @@ func (n *Network) admitLink(raw net.Conn, conn *tls.Conn, p *peer, h hello) (*se
 	}
 	s := n.newSession(p, h.instance, raw, conn)
 	n.mu.Lock()
-	p.in = s
+	p.in, p.dead = s, false
 	n.mu.Unlock()
 	n.welcomed(h.from, host(raw))
 	raw.SetDeadline(time.Now().Add(n.timing.handshake))

@@ -32,19 +32,22 @@ var (
 	goldenBad  = frame{typ: frameBeaten, nonce: 0x0102, known: true, answer: BeatAnswer{Term: 6, Last: 0x0900}}
 	goldenMute = frame{typ: frameBeaten, nonce: 0x0102}
 
-	goldenFrames = []frame{goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
+	goldenSuspect = frame{typ: frameSuspect, nonce: 0x0102, node: "n3"}
+	goldenVerdict = frame{typ: frameVerdict, nonce: 0x0102, known: true}
+
+	goldenFrames = []frame{goldenSuspect, goldenVerdict, goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
 )
 
-// The bytes of version 3 never change.
+// The bytes of version 4 never change.
 func TestGoldenBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		got  []byte
 		want string
 	}{
-		{"hello", goldenHello.append(nil), "524c5048 03 1d00" +
+		{"hello", goldenHello.append(nil), "524c5048 04 1d00" +
 			"02 a00000000000000000000000000000af 04030201 026e31 026e32 0163"},
-		{"answer", goldenAnswer.append(nil), "524c5041 03 1a00" +
+		{"answer", goldenAnswer.append(nil), "524c5041 04 1a00" +
 			"06 b00000000000000000000000000000bf 026e32 026e6f 0100 69"},
 		{"ping", goldenPing.append(nil), "0900 01 0201000000000000"},
 		{"pong", goldenPong.append(nil), "1900 02 0201000000000000 0300000000000000 ffffffffffffffff"},
@@ -56,6 +59,8 @@ func TestGoldenBytes(t *testing.T) {
 		{"beaten, accepted", goldenGood.append(nil), "1a00 08 0201000000000000 02 0500000000000000 0009000000000000"},
 		{"beaten, refused", goldenBad.append(nil), "1a00 08 0201000000000000 01 0600000000000000 0009000000000000"},
 		{"beaten, no answer", goldenMute.append(nil), "1a00 08 0201000000000000 00 0000000000000000 0000000000000000"},
+		{"suspect", goldenSuspect.append(nil), "0c00 09 0201000000000000 026e33"},
+		{"verdict", goldenVerdict.append(nil), "0a00 0a 0201000000000000 01"},
 		{"told nothing", goldenNo.append(nil), "1b00 05 0201000000000000 00 0000000000000000 0000000000000000 00"},
 	} {
 		if want := strings.ReplaceAll(tt.want, " ", ""); hex.EncodeToString(tt.got) != want {
@@ -132,6 +137,7 @@ func TestBadFrames(t *testing.T) {
 		{"a long ask", append([]byte{0x0e, 0}, append(goldenAsk.append(nil)[2:], 0)...), "type 4: 1 bytes too many"},
 		{"known neither 0 nor 1", told(2), "known is 2"},
 		{"not known, with a term", told(0, 9), "known is 0"},
+		{"dead neither 0 nor 1", append(goldenVerdict.append(nil)[:11], 2), "dead is 2"},
 		{"one byte beyond the longest", []byte{0x1b, 0x01}, "283 bytes, at most 282"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 //
 //	length  2 bytes  of type and body
 //	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told, 6 push, 7 beat,
-//	                 8 beaten
+//	                 8 beaten, 9 suspect, 10 verdict
 //	body
 //
 //	ping:  nonce 8 bytes
@@ -34,9 +34,13 @@ import (
 //	       answer 1 byte: 0 none, and what follows is zero; 1 refused, 2 accepted
 //	       term 8 bytes, last 8 bytes: of the replica that answers
 //
+//	suspect: nonce 8 bytes, node string: its port refuses the sender
+//	verdict: nonce 8 bytes, the suspect's
+//	       dead 1 byte, 0 or 1: it refuses the one who answers, too
+//
 // Integers are little endian; a string is one byte of length and its bytes.
-// Either end may ping and must answer a ping. Marks, asks, pushes and beats go from the
-// dialer to the acceptor, told and beaten the other way. A frame of another type, or one that does
+// Either end may ping and must answer a ping. Marks, asks, pushes, beats and suspects go
+// from the dialer to the acceptor, told, beaten and verdicts the other way. A frame of another type, or one that does
 // not go this way, ends the link.
 type frame struct {
 	typ            frameType
@@ -44,7 +48,8 @@ type frame struct {
 	received, sent int64      // of a pong
 	mark           Mark       // of a mark
 	group          uint32     // of an ask
-	known          bool       // of a told and a beaten
+	known          bool       // of a told and a beaten; of a verdict: dead
+	node           string     // of a suspect
 	state          State      // of a told
 	push           Push       // of a push
 	beat           Beat       // of a beat
@@ -62,6 +67,9 @@ const (
 	framePush   frameType = 6
 	frameBeat   frameType = 7
 	frameBeaten frameType = 8
+
+	frameSuspect frameType = 9
+	frameVerdict frameType = 10
 )
 
 // maxFrame is a told with the longest leader's name.
@@ -97,6 +105,14 @@ func (f frame) append(dst []byte) []byte {
 		dst = u64(u64(dst, f.answer.Term), f.answer.Last)
 	case frameAsk:
 		dst = binary.LittleEndian.AppendUint32(u64(dst, f.nonce), f.group)
+	case frameSuspect:
+		dst = appendString(u64(dst, f.nonce), f.node)
+	case frameVerdict:
+		dead := byte(0)
+		if f.known {
+			dead = 1
+		}
+		dst = append(u64(dst, f.nonce), dead)
 	case frameTold:
 		known := byte(0)
 		if f.known {
@@ -149,6 +165,14 @@ func decodeFrame(b []byte) (frame, error) {
 		}
 	case frameAsk:
 		f.nonce, f.group = d.uint64(), d.uint32()
+	case frameSuspect:
+		f.nonce, f.node = d.uint64(), d.string()
+	case frameVerdict:
+		f.nonce = d.uint64()
+		dead := d.byte()
+		if f.known = dead == 1; dead > 1 {
+			return frame{}, malformed("verdict: dead is %d", dead)
+		}
 	case frameTold:
 		f.nonce = d.uint64()
 		known := d.byte()

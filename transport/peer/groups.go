@@ -77,7 +77,22 @@ func (n *Network) Ask(ctx context.Context, node string, group uint32) (State, er
 	if err != nil {
 		return State{}, err
 	}
-	return s.ask(ctx, group)
+	f, err := s.ask(ctx, frame{typ: frameAsk, group: group})
+	if err == nil && !f.known {
+		err = ErrNoAnswer
+	}
+	return f.state, err
+}
+
+// AskDead asks one node whether the port of another refuses it, too. Errors: as of
+// Ask.
+func (n *Network) AskDead(ctx context.Context, node, suspect string) (bool, error) {
+	s, err := n.linkTo(node)
+	if err != nil {
+		return false, err
+	}
+	f, err := s.ask(ctx, frame{typ: frameSuspect, node: suspect})
+	return f.known, err
 }
 
 // linkTo returns our link to a node.
@@ -97,34 +112,32 @@ func (n *Network) linkTo(node string) (*session, error) {
 }
 
 // ask sends one question on a link of ours and waits for its answer.
-func (s *session) ask(ctx context.Context, group uint32) (State, error) {
+func (s *session) ask(ctx context.Context, question frame) (frame, error) {
 	nonce, answer := s.expect()
+	question.nonce = nonce
 	defer s.forget(nonce)
 	select {
 	case s.asking <- struct{}{}:
 		defer func() { <-s.asking }()
 	case <-ctx.Done():
-		return State{}, ctx.Err()
+		return frame{}, ctx.Err()
 	case <-s.ctx.Done():
-		return State{}, ErrLinkDown
+		return frame{}, ErrLinkDown
 	}
 	select {
-	case s.asks <- frame{typ: frameAsk, nonce: nonce, group: group}:
+	case s.asks <- question:
 	case <-ctx.Done():
-		return State{}, ctx.Err()
+		return frame{}, ctx.Err()
 	case <-s.ctx.Done():
-		return State{}, ErrLinkDown
+		return frame{}, ErrLinkDown
 	}
 	select {
 	case f := <-answer:
-		if !f.known {
-			return State{}, ErrNoAnswer
-		}
-		return f.state, nil
+		return f, nil
 	case <-ctx.Done():
-		return State{}, ctx.Err()
+		return frame{}, ctx.Err()
 	case <-s.ctx.Done():
-		return State{}, ErrLinkDown
+		return frame{}, ErrLinkDown
 	}
 }
 
@@ -160,11 +173,13 @@ func (s *session) answerLoop() {
 		select {
 		case q := <-s.questions:
 			f := frame{typ: frameTold, nonce: q.nonce}
-			if s.net.cfg.Answer != nil {
-				f.state, f.known = s.net.cfg.Answer(q.group)
-			}
-			if !f.known {
-				f.state = State{}
+			switch {
+			case q.typ == frameSuspect:
+				f.typ, f.known = frameVerdict, s.net.seesDead(s.ctx, q.node)
+			case s.net.cfg.Answer != nil:
+				if f.state, f.known = s.net.cfg.Answer(q.group); !f.known {
+					f.state = State{}
+				}
 			}
 			s.send(f)
 		case <-s.ctx.Done():

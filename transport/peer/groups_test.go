@@ -344,6 +344,7 @@ func TestFramesThatEndALink(t *testing.T) {
 		{"unknown type", []byte{1, 0, 99}, "link frame: type 99"},
 		{"an answer from the dialer", goldenTold.append(nil), "type 5 does not go this way"},
 		{"a beat's answer from the dialer", goldenGood.append(nil), "type 8 does not go this way"},
+		{"a verdict from the dialer", goldenVerdict.append(nil), "type 10 does not go this way"},
 		{"beyond the bound", []byte{0xff, 0xff}, "65535 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -372,7 +373,7 @@ func TestFramesThatEndALink(t *testing.T) {
 }
 
 func TestFramesThatAnAcceptorMustNotSend(t *testing.T) {
-	for _, bad := range []frame{goldenMark, goldenAsk, goldenPush, goldenBeat} {
+	for _, bad := range []frame{goldenMark, goldenAsk, goldenPush, goldenBeat, goldenSuspect} {
 		c := newCluster(t, "n1", "n2")
 		j := newJournal()
 		answering(t, c, func(conn *tls.Conn) { conn.Write(bad.append(nil)) })

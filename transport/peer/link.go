@@ -63,8 +63,15 @@ func (e *refusedError) Error() string { return fmt.Sprintf("%s refused: %s", e.b
 // none, then again after a jittered pause, until the Network is closed.
 func (n *Network) keepLink(p *peer) {
 	trouble := "" // what was logged last; empty after a success
+	lost := 0     // tries since the link ended; 0: there was none
 	for n.ctx.Err() == nil {
 		s, err := n.dialLink(p)
+		if err != nil && lost > 0 {
+			if lost = n.lookForDeath(p, err, lost); lost > 0 {
+				pause(n.ctx, deathLook, nil)
+				continue
+			}
+		}
 		if err != nil {
 			if now := cause(err).Error(); now != trouble && n.ctx.Err() == nil {
 				trouble = now
@@ -73,7 +80,7 @@ func (n *Network) keepLink(p *peer) {
 			pause(n.ctx, n.retryAfter(err), p.wake)
 			continue
 		}
-		trouble = ""
+		trouble, lost = "", 1
 		began := time.Now()
 		n.log.Info("link up", "node", p.name, "addr", p.addr, "instance", s.instance)
 		err = n.runLink(s)
@@ -124,7 +131,7 @@ func (n *Network) dialLink(p *peer) (*session, error) {
 		s.cancel()
 		return nil, ErrClosed // Close has closed raw
 	}
-	p.out, p.info, p.clock = s, a.info, clock{}
+	p.out, p.info, p.clock, p.dead = s, a.info, clock{}, false
 	for _, m := range n.marks {
 		s.marks.put(markKey{group: m.Group}, m)
 	}
@@ -278,7 +285,7 @@ func (s *session) read(alive frameType) error {
 			if !s.pong(f, now) {
 				continue // answers nothing we asked
 			}
-		case (f.typ == frameTold || f.typ == frameBeaten) && dialed:
+		case (f.typ == frameTold || f.typ == frameBeaten || f.typ == frameVerdict) && dialed:
 			s.told(f)
 		case f.typ == frameBeat && !dialed:
 			s.beatCame(f)
@@ -288,7 +295,7 @@ func (s *session) read(alive frameType) error {
 			}
 		case f.typ == frameMark && !dialed:
 			s.marked(f.mark)
-		case f.typ == frameAsk && !dialed:
+		case (f.typ == frameAsk || f.typ == frameSuspect) && !dialed:
 			s.question(f)
 		default:
 			return malformed("link frame: type %d does not go this way", f.typ)

@@ -65,6 +65,9 @@ type Config struct {
 	// OnBeat is told the beats of other nodes, of any group, like OnPush. It must call
 	// answer once, now or later; with known false for a group that cannot answer.
 	OnBeat func(node string, b Beat, answer func(a BeatAnswer, known bool))
+	// OnDead is told of a node whose link has ended and whose port refuses: no process
+	// of that node is left. Once for each link, by a goroutine of its own.
+	OnDead func(node string)
 	// BeatEvery is how long beats wait for each other, at most; 0: not at all.
 	BeatEvery time.Duration
 
@@ -143,6 +146,7 @@ type peer struct {
 	in    *session // its link to us; nil while down
 	info  []byte   // as it told last; stays when the link goes down
 	clock clock    // of the current or last link
+	dead  bool     // its port has refused us since
 }
 
 // PeerStatus is what is known about another node.
@@ -210,6 +214,7 @@ func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
 		if name != cfg.Node {
 			n.peers[name] = &peer{name: name, addr: addr, wake: make(chan struct{}, 1), dialing: make(chan struct{}, maxDialing)}
 			n.metrics.linkDowns.WithLabelValues(name)
+			n.metrics.deaths.WithLabelValues(name)
 		}
 	}
 	return n
