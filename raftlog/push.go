@@ -187,6 +187,7 @@ type inbox struct {
 	votes  *voteBlock // nil: votes are free
 	in     <-chan raft.RPC
 	out    chan raft.RPC
+	own    chan offer    // of this node itself
 	wake   chan struct{} // one token: look at what is kept
 	closed chan struct{}
 	once   sync.Once // closes closed
@@ -202,7 +203,7 @@ type inbox struct {
 func newInbox(in <-chan raft.RPC, votes *voteBlock, l local) *inbox {
 	b := &inbox{
 		local: l, votes: votes, in: in,
-		out: make(chan raft.RPC), wake: make(chan struct{}, 1), closed: make(chan struct{}),
+		out: make(chan raft.RPC), own: make(chan offer), wake: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	b.ran.Go(b.run)
 	return b
@@ -240,6 +241,13 @@ func (b *inbox) run() {
 			case <-b.closed:
 				return
 			}
+		case own := <-b.own:
+			select {
+			case b.out <- own.rpc:
+			case <-own.late:
+			case <-b.closed:
+				return
+			}
 		case out <- rpc:
 			if current.answer != nil {
 				b.answer(current, answer)
@@ -251,6 +259,23 @@ func (b *inbox) run() {
 		case <-b.closed:
 			return
 		}
+	}
+}
+
+// offer is a request that is void when it is late.
+type offer struct {
+	rpc  raft.RPC
+	late <-chan time.Time
+}
+
+// offer offers raft a request for so long.
+func (b *inbox) offer(rpc raft.RPC, limit time.Duration) {
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case b.own <- offer{rpc, time.After(limit)}:
+	case <-late.C:
+	case <-b.closed:
 	}
 }
 
