@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roomlog/roomlog/internal/bench"
+)
+
+func newBenchFailover(a *app) *cobra.Command {
+	var fault string
+	var kills int
+	cmd := &cobra.Command{
+		Use:   "failover",
+		Short: "How long a room pauses when its leader fails",
+		Long: `Publish at a rate to one room and make the node that leads it fail, again and again.
+A gap is the longest pause around each failure: between two acks, and between two
+messages of a subscriber on another node and of one on the node that fails. All
+that was acked must have been received, once and in order.
+
+Faults: kill (kill -9), pause (the process is stopped for a while), transfer
+(leadership is handed over), drain (the node is told to stop).`,
+		Example: `  roomlog bench failover --kills 20
+  roomlog bench failover --fault drain --rate 1000`,
+	}
+	b := newBenchmark(a, cmd, "failover", time.Second, 16)
+	s := &b.settings
+	cmd.Flags().MarkHidden("duration")
+	cmd.Flags().MarkHidden("rooms")
+	b.payload(bench.MinPayload)
+	b.rate(200, 50, "messages a second")
+	b.count(&kills, "kills", 10, 1, 10_000, "how often")
+	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer or drain")
+	b.check(func() error {
+		switch {
+		case !slices.Contains(bench.AllFaults(), bench.Fault(fault)):
+			return usagef("--fault %q: use one of %v", fault, bench.AllFaults())
+		case b.running():
+			return usagef("bench failover makes nodes fail: it starts a cluster of its own, leave --profile and --server out")
+		case b.flags.Changed("duration"), b.flags.Changed("rooms"):
+			return usagef("bench failover has one room and lasts as long as its --kills")
+		}
+		return nil
+	})
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return b.run(cmd.Context(), func(ctx context.Context, t *bench.Target, progress bench.Progress) (figures, error) {
+			r, err := bench.RunFailover(ctx, t, *s, bench.Fault(fault), kills, progress)
+			if err != nil {
+				return figures{}, err
+			}
+			return figures{r, nil, func(w io.Writer) { printFailover(w, r) }}, nil
+		})
+	}
+	return cmd
+}
+
+func printFailover(w io.Writer, r *bench.FailoverReport) {
+	fmt.Fprintf(w, "%s of the leader, %d times at %v messages a second\n", r.Fault, r.Kills, r.Rate)
+	for _, g := range []struct {
+		what string
+		bench.Gaps
+	}{{"publishes pause", r.Publish}, {"deliveries elsewhere", r.Delivery}, {"deliveries on that node", r.SameNode}} {
+		fmt.Fprintf(w, "%-24s min %.1f, p50 %.1f, p99 %.1f, max %.1f ms\n", g.what, g.Min, g.P50, g.P99, g.Max)
+	}
+	fmt.Fprintf(w, "lost %d, duplicates %d, reordered %d; %d elections without a fault\n", r.Lost, r.Duplicates, r.Reordered, r.WithoutFault)
+}
