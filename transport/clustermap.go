@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"runtime"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 // costs as much as a flush. Elections on a busy machine change it again and again:
 // if each change went out at once, telling would keep the machine busy, and that
 // would bring the next elections. So all changes that come during a round are told
-// in the next one, publishers first, and on a busy machine rounds keep apart.
+// in the next one, and on a busy machine rounds keep apart: but those who publish
+// wait for the news, and are told at once.
 const (
 	toldAtOnce = 64                     // clients, before others may run
 	tellCost   = 500 * time.Microsecond // on a busy machine between rounds, for each client: 20 times what it takes
@@ -30,10 +32,7 @@ func (s *Server) SetMap(m wire.Map) {
 	}
 	s.clusterMap, s.mapFrame = m, frame
 	s.mapVersion++
-	select {
-	case s.mapChanged <- struct{}{}:
-	default:
-	}
+	s.changed()
 }
 
 // currentMap returns the newest map and its version.
@@ -51,9 +50,13 @@ func (s *Server) tellMaps() {
 		case <-s.ctx.Done():
 			return
 		}
-		told := s.tellRound()
+		told := s.tell(s.publishers(true)) + s.tell(s.publishers(false))
 		for since := time.Now(); s.fanout.pace.busy.Load() && time.Since(since) < min(time.Duration(told)*tellCost, maxTell); {
 			select {
+			case <-s.mapChanged:
+				s.tell(s.publishers(true))
+				s.changed() // the others' turn is to come
+				pause(s.ctx, tellLook)
 			case <-time.After(tellLook):
 			case <-s.ctx.Done():
 				return
@@ -62,9 +65,23 @@ func (s *Server) tellMaps() {
 	}
 }
 
-// tellRound tells all clients that do not know it, and returns how many they were.
-func (s *Server) tellRound() (told int) {
-	clients := s.publishersFirst()
+// changed has the map told.
+func (s *Server) changed() {
+	select {
+	case s.mapChanged <- struct{}{}:
+	default:
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// tell tells those clients the map who do not know it, and returns how many they were.
+func (s *Server) tell(clients []*conn) (told int) {
 	for len(clients) > 0 {
 		n := min(toldAtOnce, len(clients))
 		s.mu.Lock()
@@ -80,18 +97,16 @@ func (s *Server) tellRound() (told int) {
 	return told
 }
 
-func (s *Server) publishersFirst() []*conn {
+// publishers returns the clients that publish, or all others.
+func (s *Server) publishers(publish bool) (clients []*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first, others := make([]*conn, 0, len(s.conns)), []*conn(nil)
 	for c := range s.conns {
-		if c.publishing.Load() {
-			first = append(first, c)
-		} else {
-			others = append(others, c)
+		if c.publishing.Load() == publish {
+			clients = append(clients, c)
 		}
 	}
-	return append(first, others...)
+	return clients
 }
 
 // tellMap tells a client the map unless it knows it, or has left. It needs s.mu.
