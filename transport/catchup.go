@@ -177,7 +177,7 @@ func (c *cursor) sendBlocks(blocks []partition.Block, buf []byte) (sent int, res
 		}
 		n, err := c.write(f.bytes, lanePatience)
 		if n > 0 {
-			sent += n
+			sent, c.pause = sent+n, 0
 			blocks = blocks[c.moved(n, f):]
 		}
 		switch {
