@@ -56,8 +56,10 @@ func (a *liveness) init() {
 	a.poke = make(chan struct{}, 1)
 	a.spread = rand.Float64()
 	a.mean.Store(int64(maxSilence / 4))
-	a.heardAt.Store(int64(nanos()))
-	a.talkedAt.Store(int64(nanos()))
+	now := int64(nanos())
+	a.heardAt.Store(now)
+	a.talkedAt.Store(now)
+	a.since.Store(now)
 }
 
 func (a *liveness) wake() {
@@ -92,8 +94,12 @@ func (a *liveness) published() {
 	}
 }
 
+// waiting begins a wait. If nothing at all has come since the one before began, the
+// silence is still that one's.
 func (a *liveness) waiting() {
-	a.since.Store(int64(nanos()))
+	if a.heardAt.Load() >= a.since.Load() {
+		a.since.Store(int64(nanos()))
+	}
 	a.quiet.Store(0)
 	a.wake()
 }

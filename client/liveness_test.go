@@ -150,6 +150,16 @@ func TestAskingAgain(t *testing.T) {
 		if from := a.quietFrom(); from > began {
 			t.Errorf("the silence is said to have begun %v ago, want 2 s", nanos()-from)
 		}
+		a.heard()
+		began = nanos()
+		for range 20 { // one after the other
+			done := a.expect()
+			time.Sleep(100 * time.Millisecond)
+			done()
+		}
+		if from := a.quietFrom(); from > began {
+			t.Errorf("then the silence is said to have begun %v ago, want 2 s", nanos()-from)
+		}
 	})
 }
 
