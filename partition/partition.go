@@ -363,7 +363,7 @@ func (p *Partition) Stale() <-chan struct{} {
 // IsStale tells whether this replica is stale now: a leader may be back since tick
 // has looked.
 func (p *Partition) IsStale() bool {
-	if p.unled.Load() {
+	if p.unled.Load() && time.Since(p.group.LastContact()) <= staleAfter {
 		p.checkStale()
 	}
 	return p.unled.Load()
