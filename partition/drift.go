@@ -212,12 +212,13 @@ func (p *Partition) lookAtDrift(j *judge, now time.Time) {
 
 // count counts what a cursor lacks, at each look: a connection that takes nothing
 // would otherwise not count at all. The oldest message counts with its age, every
-// time; another one once, when it was there at the look before.
+// time; another one once, when it was there at the look before, with the same age:
+// it cannot come before the oldest.
 func (l *lag) count(now time.Time) {
 	if l.age >= driftLook && l.next >= l.since {
 		l.late(l.age, l.waited, 1, now)
 		if counted := max(l.next, l.counted); l.looked > counted {
-			l.late(driftLook, min(driftLook, l.waited), int(l.looked-counted), now)
+			l.late(l.age, l.waited, int(l.looked-counted), now)
 			l.counted = l.looked
 		}
 	}

@@ -262,6 +262,28 @@ func TestWriteWithoutWork(t *testing.T) {
 	}
 }
 
+// TestLagCounts: of a reader that takes nothing the p99 grows with what it lacks, also
+// where thousands of messages come a second.
+func TestLagCounts(t *testing.T) {
+	r := openReplica(t, Config{})
+	r.cancel() // nobody else looks
+	r.tasks.Wait()
+	w := r.Watch("lobby", &testCursor{})
+	defer w.Leave()
+	now := time.Now()
+	l := lag{Watch: w, next: 1}
+	for second := range 10 {
+		now = now.Add(driftLook)
+		l.last += 2000
+		l.age = time.Duration(second+1) * driftLook
+		l.waited = l.age
+		l.count(now)
+	}
+	if p99 := r.driftStatus(now).P99; p99 < 8*time.Second {
+		t.Errorf("a reader that lacks everything of 10 s has a p99 of %v", p99)
+	}
+}
+
 // TestObjectiveIsLogged: leaving names the stage, with what each takes; a return
 // says for how long.
 func TestObjectiveIsLogged(t *testing.T) {
