@@ -95,6 +95,9 @@ func (a *app) subscribe(ctx context.Context, room string, start start, s subscri
 		return c.Subscribe(ctx, room, start.option)
 	}
 	s.reach = func(ctx context.Context) error {
+		if connected(ctx, c) {
+			return nil // perhaps to a node that we were not told of
+		}
 		again, err := a.dial(ctx)
 		if err != nil {
 			return err
@@ -102,6 +105,14 @@ func (a *app) subscribe(ctx context.Context, room string, start start, s subscri
 		return again.Close()
 	}
 	return s.run(ctx)
+}
+
+// connected tells whether the SDK has a node to talk to, or finds one at once.
+func connected(ctx context.Context, c *client.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, reachPause)
+	defer cancel()
+	_, err := c.Nodes(ctx)
+	return err == nil
 }
 
 // ended makes a Ctrl-C a good end: a subscription has no other.
