@@ -37,6 +37,11 @@ func TestBenchFlags(t *testing.T) {
 		{"fanout --limit 0s --search", "--limit 0s: give 1ms to 1m"},
 		{"idle --subs 0", "--subs 0: give a number from 1 to"},
 		{"idle --subs 3 --rooms 4", "--subs 3: give at least one for each of the 4 rooms"},
+		{"failover --fault fire", `--fault "fire": use one of [kill pause transfer drain]`},
+		{"failover --kills 0", "--kills 0: give a number from 1 to"},
+		{"failover --rate 10", "--rate 10: give a number from 50 to"},
+		{"failover --rooms 2", "has one room"},
+		{"failover --server a:1", "starts a cluster of its own"},
 		{"latency --payload 23", "--payload 23: give a number from 24 to"},
 		{"latency --mode async", `--mode "async": use e2e or sync`},
 		{"latency --rate 0", "--rate 0: mode e2e needs a number above 0"},
@@ -100,6 +105,27 @@ func checkFresh(t *testing.T, report map[string]any, dir string) {
 	leaders, _ := report["leaders"].(map[string]any)
 	if report["servers"] != "fresh" || leaders["n1"] != 1.0 || leaders["n2"] != 1.0 || leaders["n3"] != 1.0 {
 		t.Errorf("the servers were %v, with leaders %v", report["servers"], leaders)
+	}
+}
+
+// TestBenchFailover takes some seconds: the load runs alone for three of them.
+func TestBenchFailover(t *testing.T) {
+	dir := t.TempDir()
+	r := runBench(t, "failover --partitions 3 --kills 1 --dir "+dir)
+	checkFresh(t, r, dir)
+	for _, name := range []string{"publish_gap_ms", "delivery_gap_ms", "delivery_gap_same_node_ms"} {
+		gap, _ := r[name].(map[string]any)
+		if low, _ := gap["min"].(float64); low <= 0 || gap["min"] != gap["max"] {
+			t.Errorf("%s is %v", name, r[name])
+		}
+	}
+	for _, name := range []string{"lost", "duplicates", "reordered"} {
+		if r[name] != 0.0 {
+			t.Errorf("%s is %v", name, r[name])
+		}
+	}
+	if r["fault"] != "kill" || r["kills"] != 1.0 {
+		t.Errorf("%v", r)
 	}
 }
 

@@ -56,7 +56,8 @@ func gapsOf(pauses []time.Duration) Gaps {
 	}
 	slices.Sort(pauses)
 	at := func(q float64) float64 {
-		return cut(pauses[min(len(pauses)-1, int(q*float64(len(pauses))))].Seconds()*1e3, 1)
+		i := max(0, int(math.Ceil(q*float64(len(pauses))))-1) // nearest rank
+		return cut(pauses[i].Seconds()*1e3, 1)
 	}
 	return Gaps{at(0), at(0.5), at(0.99), at(1)}
 }
