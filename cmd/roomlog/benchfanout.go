@@ -100,7 +100,7 @@ and measure what they cost the servers while nothing is published: memory and
 CPU time. A message before and one after show that all of them are there.
 
 Memory is read before and after once it is at rest, with the garbage of the
-handshakes collected. Idle clients ping every 15 s: measure for at least as long.`,
+handshakes collected. Idle clients ping every 12 to 15 s: measure for at least as long.`,
 		Example: `  roomlog bench idle --subs 5000 --rooms 64`,
 	}
 	b := newBenchmark(a, cmd, "idle", 30*time.Second, 16)
