@@ -14,7 +14,7 @@ import (
 // if each change went out at once, telling would keep the machine busy, and that
 // would bring the next elections. So all changes that come during a round are told
 // in the next one, and on a busy machine rounds keep apart: but those who publish
-// wait for the news, and are told at once.
+// may wait for the news, and are told at once.
 const (
 	toldAtOnce = 64                     // clients, before others may run
 	tellCost   = 500 * time.Microsecond // on a busy machine between rounds, for each client: 20 times what it takes
@@ -50,11 +50,11 @@ func (s *Server) tellMaps() {
 		case <-s.ctx.Done():
 			return
 		}
-		told := s.tell(s.publishers(true)) + s.tell(s.publishers(false))
+		told := s.tell(s.clients(true)) + s.tell(s.clients(false))
 		for since := time.Now(); s.fanout.pace.busy.Load() && time.Since(since) < min(time.Duration(told)*tellCost, maxTell); {
 			select {
 			case <-s.mapChanged:
-				s.tell(s.publishers(true))
+				s.tell(s.clients(true))
 				s.changed() // the others' turn is to come
 				pause(s.ctx, tellLook)
 			case <-time.After(tellLook):
@@ -97,17 +97,21 @@ func (s *Server) tell(clients []*conn) (told int) {
 	return told
 }
 
-// publishers returns the clients that publish, or all others.
-func (s *Server) publishers(publish bool) (clients []*conn) {
+// clients returns those that wait for news or may do so, or all others.
+func (s *Server) clients(waiting bool) (clients []*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if c.publishing.Load() == publish {
+		if c.mayWait() == waiting {
 			clients = append(clients, c)
 		}
 	}
 	return clients
 }
+
+// mayWait: a client that publishes here, or one that does not even read here: it may
+// have published to a leader that is gone.
+func (c *conn) mayWait() bool { return c.publishing.Load() || c.subscriptions.Load() == 0 }
 
 // tellMap tells a client the map unless it knows it, or has left. It needs s.mu.
 func (s *Server) tellMap(c *conn) bool {

@@ -48,7 +48,9 @@ func telling(t *testing.T) (*Server, *told, func(name string, publishes bool) *c
 	o := &told{}
 	return s, o, func(name string, publishes bool) *conn {
 		c := &conn{server: s, control: newOutbox(&listening{name, o}, func(error) {})}
-		c.publishing.Store(publishes)
+		if c.publishing.Store(publishes); !publishes {
+			c.subscriptions.Store(1)
+		}
 		_, c.mapVersion = s.currentMap()
 		return c
 	}
@@ -109,12 +111,15 @@ func TestMapOnABusyMachine(t *testing.T) {
 			told.mu.Unlock()
 		}
 		s.join(client("publisher", true))
+		homeless := client("waiting", false)
+		homeless.subscriptions.Store(0)
+		s.join(homeless)
 		for i := range 4 {
 			s.SetMap(epoch(uint64(500 + i)))
 			time.Sleep(tellLook)
 			synctest.Wait()
-			if got := told.take(); !strings.Contains(got, "publisher") {
-				t.Errorf("a publisher is not told at once on a busy machine, but %s", got)
+			if got := told.take(); !strings.Contains(got, "publisher") || !strings.Contains(got, "waiting") {
+				t.Errorf("of those who publish, and who may wait to, are told at once on a busy machine: %s", got)
 			}
 		}
 		if rounds < 5 || rounds > 11 {
@@ -126,8 +131,8 @@ func TestMapOnABusyMachine(t *testing.T) {
 		told.take()
 		s.SetMap(epoch(1000))
 		synctest.Wait()
-		if n := len(told.names); n != clients+1 {
-			t.Errorf("%d of %d clients are told at once when the machine is free again", n, clients+1)
+		if n := len(told.names); n != clients+2 {
+			t.Errorf("%d of %d clients are told at once when the machine is free again", n, clients+2)
 		}
 		s.cancel()
 		s.tasks.Wait()
