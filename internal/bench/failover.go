@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/roomlog/roomlog/client"
-	"github.com/roomlog/roomlog/transport/admin"
 )
 
 // Fault is what happens to the leader of the room.
@@ -77,15 +76,15 @@ func RunFailover(ctx context.Context, t *Target, s Settings, fault Fault, kills 
 		return nil, errors.New("nodes are made to fail: that needs a cluster of its own")
 	}
 	s.describe(t, 0, calmBefore)
-	f := &failover{target: t, room: t.rooms(1)[0], fault: fault, failed: make(chan error, 4)}
+	f := &failover{target: t, room: t.rooms(1)[0], fault: fault, failed: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(ctx)
-	defer f.ended.Wait()
+	defer f.running.Wait()
+	defer f.close()
 	defer cancel()
 	began := time.Now()
 	if err := f.begin(ctx, s); err != nil {
 		return nil, err
 	}
-	defer f.close()
 	r := &FailoverReport{Settings: s, Fault: fault, Kills: kills}
 	var err error
 	if r.WithoutFault, err = f.calm(ctx); err != nil {
@@ -116,10 +115,10 @@ type failover struct {
 	reader reader // of all messages, wherever it can
 	acked  uint64 // highest seq; the collector's until it has ended
 
-	failed     chan error
-	ended      sync.WaitGroup
+	failed     chan error    // the first one's
 	stop       chan struct{} // closed: publish no more
 	publishing sync.WaitGroup
+	running    sync.WaitGroup // readers
 }
 
 // pulse takes note of when things come.
@@ -178,11 +177,11 @@ func (f *failover) read(ctx context.Context, r *reader, first string, after uint
 	}
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.last = after
-	f.ended.Go(func() {
+	f.running.Go(func() {
 		for m, err := range r.client.Subscribe(ctx, f.room.name, client.After(after)) {
 			if err != nil {
 				if ctx.Err() == nil {
-					f.failed <- fmt.Errorf("a subscriber: %w", err)
+					f.note(fmt.Errorf("a subscriber: %w", err))
 				}
 				return
 			}
@@ -243,8 +242,12 @@ func (f *failover) begin(ctx context.Context, s Settings) (err error) {
 				return fmt.Errorf("publish: %w", err)
 			}
 			f.room.published++
-			pending <- p
-			return nil
+			select {
+			case pending <- p:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}))
 	})
 	f.publishing.Go(func() {
@@ -252,7 +255,7 @@ func (f *failover) begin(ctx context.Context, s Settings) (err error) {
 			receipt, err := p.Wait(ctx)
 			if err != nil {
 				f.note(fmt.Errorf("an ack: %w", err))
-				return
+				continue // the next ones fail as well, or the run is at its end
 			}
 			f.acks.beat()
 			f.acked = max(f.acked, receipt.Seq)
@@ -271,9 +274,13 @@ func (f *failover) note(err error) {
 	}
 }
 
+// close ends the load. The context of begin must be at its end.
 func (f *failover) close() {
+	f.publishing.Wait()
 	f.reader.close()
-	f.client.Close()
+	if f.client != nil {
+		f.client.Close()
+	}
 }
 
 // calm lets the load run alone and returns how many elections there were.
@@ -362,13 +369,21 @@ func (f *failover) flows(ctx context.Context, pulses []*pulse, d time.Duration) 
 		if time.Since(began) > faultLimit {
 			return fmt.Errorf("not all of acks and deliveries flow %v later", faultLimit)
 		}
-		select {
-		case err := <-f.failed:
+		if err := f.wait(ctx); err != nil {
 			return err
-		case <-time.After(askAgain):
-		case <-ctx.Done():
-			return ctx.Err()
 		}
+	}
+}
+
+// wait waits for a moment, or returns what has failed.
+func (f *failover) wait(ctx context.Context) error {
+	select {
+	case err := <-f.failed:
+		return err
+	case <-time.After(askAgain):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -398,6 +413,9 @@ func (f *failover) finish(ctx context.Context, r *FailoverReport) error {
 	close(f.stop)
 	f.publishing.Wait()
 	for since := time.Now(); ; {
+		if err := f.wait(ctx); err != nil {
+			return err
+		}
 		last, faults := f.reader.seen()
 		if last >= f.acked || time.Since(since) > patience {
 			r.Lost = faults.Missing + int64(f.acked-min(last, f.acked))
@@ -406,30 +424,5 @@ func (f *failover) finish(ctx context.Context, r *FailoverReport) error {
 			r.Duplicates += int64(max(f.acked, f.room.published) - f.room.published)
 			return nil
 		}
-		select {
-		case err := <-f.failed:
-			return err
-		case <-time.After(askAgain):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
-}
-
-// terms is the sum of all partitions' terms: it rises with each election.
-func (o operators) terms(ctx context.Context) (sum int, err error) {
-	highest := map[int]uint64{}
-	for _, n := range o.nodes {
-		var replicas []admin.PartitionStatus
-		if err := o.ask(ctx, n, http.MethodGet, "/v1/partitions", &replicas); err != nil {
-			return 0, err
-		}
-		for _, r := range replicas {
-			highest[r.Partition] = max(highest[r.Partition], uint64(r.Term))
-		}
-	}
-	for _, term := range highest {
-		sum += int(term)
-	}
-	return sum, nil
 }

@@ -58,23 +58,42 @@ func (o operators) collectGarbage(ctx context.Context, n client.Node) error {
 }
 
 // leaders returns the leader of each partition, "" where none says that it is.
-func (o operators) leaders(ctx context.Context) ([]string, error) {
-	var leaders []string
+func (o operators) leaders(ctx context.Context) (leaders []string, err error) {
+	err = o.replicas(ctx, func(n client.Node, r admin.PartitionStatus) {
+		for len(leaders) <= r.Partition {
+			leaders = append(leaders, "")
+		}
+		if r.Leader == n.Name {
+			leaders[r.Partition] = n.Name
+		}
+	})
+	return leaders, err
+}
+
+// terms is the sum of all partitions' terms: it rises with each election.
+func (o operators) terms(ctx context.Context) (sum int, err error) {
+	highest := map[int]uint64{}
+	err = o.replicas(ctx, func(_ client.Node, r admin.PartitionStatus) {
+		highest[r.Partition] = max(highest[r.Partition], r.Term)
+	})
+	for _, term := range highest {
+		sum += int(term)
+	}
+	return sum, err
+}
+
+// replicas calls visit with the replicas of all nodes.
+func (o operators) replicas(ctx context.Context, visit func(client.Node, admin.PartitionStatus)) error {
 	for _, n := range o.nodes {
 		var replicas []admin.PartitionStatus
 		if err := o.ask(ctx, n, http.MethodGet, "/v1/partitions", &replicas); err != nil {
-			return nil, err
+			return err
 		}
 		for _, r := range replicas {
-			for len(leaders) <= r.Partition {
-				leaders = append(leaders, "")
-			}
-			if r.Leader == n.Name {
-				leaders[r.Partition] = n.Name
-			}
+			visit(n, r)
 		}
 	}
-	return leaders, nil
+	return nil
 }
 
 // settled waits until every partition has a leader.
