@@ -163,7 +163,7 @@ func TestRoomShow(t *testing.T) {
 	nodes := []client.Node{startNode(t, follower, "secret"), startNode(t, leader, "secret"), deadNode(t, "n3")}
 
 	check(t, ask(t, nodes, 0, "room", "show", "a & b", "-o", "json").stdout,
-		`{"room":"a & b","first":3,"last":9,"partition":2,"drift":2.5,"spread":0.5,"subscribers":5}`+"\n")
+		`{"room":"a & b","first":3,"last":9,"partition":2,"drift":2.5,"spread":0.5,"subscribers":5,"rate":4}`+"\n")
 	check(t, ask(t, nodes, 0, "room", "show", "a & b").stdout, `room         a & b
 partition    2
 messages     3 to 9
@@ -188,7 +188,7 @@ spread       0.5 ms
 	}
 	leader.setLeader("n1", 5)
 	check(t, ask(t, nodes, 0, "room", "show", "unused", "-o", "json").stdout,
-		`{"room":"unused","first":1,"last":0,"partition":3,"drift":0,"spread":0,"subscribers":0}`+"\n")
+		`{"room":"unused","first":1,"last":0,"partition":3,"drift":0,"spread":0,"subscribers":0,"rate":0}`+"\n")
 	if got := ask(t, nodes, 0, "room", "show", "unused"); !strings.Contains(got.stdout, "none yet") || got.stderr != "" {
 		t.Errorf("an unused room: %s%s", got.stdout, got.stderr)
 	}
@@ -226,8 +226,8 @@ func TestRoomList(t *testing.T) {
 		})
 	}
 	check(t, ask(t, nodes, 0, "room", "list", "--limit", "2", "-o", "json").stdout,
-		`{"room":"a","first":1,"last":1,"partition":0,"drift":1,"spread":0,"subscribers":3}
-{"room":"b","first":1,"last":2,"partition":0,"drift":9,"spread":0,"subscribers":4}
+		`{"room":"a","first":1,"last":1,"partition":0,"drift":1,"spread":0,"subscribers":3,"rate":1}
+{"room":"b","first":1,"last":2,"partition":0,"drift":9,"spread":0,"subscribers":4,"rate":2}
 `)
 }
 

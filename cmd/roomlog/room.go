@@ -126,9 +126,9 @@ type roomView struct {
 	Drift       float64 `json:"drift"`
 	Spread      float64 `json:"spread"`
 	Subscribers int     `json:"subscribers"`
+	Rate        float64 `json:"rate"` // messages a second
 
-	rate float64
-	led  bool // the leader of its partition has answered; only "room show" asks
+	led bool // the leader of its partition has answered; only "room show" asks
 }
 
 // merge adds one node's view. The replica with the most messages, as a rule the
@@ -140,7 +140,7 @@ func (v *roomView) merge(s admin.RoomStatus) {
 	v.Drift = max(v.Drift, s.Drift)
 	v.Spread = max(v.Spread, s.Spread)
 	v.Subscribers += s.Subscribers
-	v.rate = max(v.rate, s.Rate)
+	v.Rate = max(v.Rate, s.Rate)
 }
 
 func (v roomView) text(w io.Writer) {
@@ -154,14 +154,14 @@ func (v roomView) text(w io.Writer) {
 	default:
 		fmt.Fprintf(w, "messages     none known\n")
 	}
-	fmt.Fprintf(w, "rate         %.1f/s\n", v.rate)
+	fmt.Fprintf(w, "rate         %.1f/s\n", v.Rate)
 	fmt.Fprintf(w, "subscribers  %d\n", v.Subscribers)
 	fmt.Fprintf(w, "drift        %s\n", millis(v.Drift))
 	fmt.Fprintf(w, "spread       %s\n", millis(v.Spread))
 }
 
 func (v roomView) row() []any {
-	return []any{v.Room, v.First, v.Last, v.Partition, millis(v.Drift), millis(v.Spread), v.Subscribers, fmt.Sprintf("%.1f/s", v.rate)}
+	return []any{v.Room, v.First, v.Last, v.Partition, millis(v.Drift), millis(v.Spread), v.Subscribers, fmt.Sprintf("%.1f/s", v.Rate)}
 }
 
 func millis(ms float64) string { return strconv.FormatFloat(ms, 'f', 1, 64) + " ms" }
@@ -170,7 +170,7 @@ func millis(ms float64) string { return strconv.FormatFloat(ms, 'f', 1, 64) + " 
 var roomOrders = map[string]func(roomView) float64{
 	"":            func(roomView) float64 { return 0 },
 	"drift":       func(v roomView) float64 { return v.Drift },
-	"rate":        func(v roomView) float64 { return v.rate },
+	"rate":        func(v roomView) float64 { return v.Rate },
 	"subscribers": func(v roomView) float64 { return float64(v.Subscribers) },
 }
 

@@ -134,7 +134,10 @@ func (a *app) adopt(cmd *cobra.Command) {
 func missingCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		fmt.Fprint(cmd.ErrOrStderr(), cmd.UsageString())
-		return usagef("%s: a command is missing", cmd.CommandPath())
+		if !cmd.HasParent() {
+			return usagef("a command is missing")
+		}
+		return usagef("%s: a command is missing", cmd.Name())
 	}
 	hint := ""
 	cmd.SuggestionsMinimumDistance = 2

@@ -60,7 +60,7 @@ func TestExitCodes(t *testing.T) {
 		{"help of a command", "help room show", 0, ""},
 		{"no command", "", 2, "a command is missing"},
 		{"an unknown command", "sarve", 2, `roomlog: unknown command "sarve" for "roomlog"; did you mean serve?`},
-		{"no subcommand", "room", 2, "roomlog room: a command is missing"},
+		{"no subcommand", "room", 2, "roomlog: room: a command is missing"},
 		{"an unknown subcommand", "room lst", 2, `unknown command "lst" for "roomlog room"; did you mean list?`},
 		{"an unknown flag", "node list --bogus", 2, "roomlog: unknown flag: --bogus"},
 		{"a flag without its value", "node list --profile", 2, "flag needs an argument: --profile"},
