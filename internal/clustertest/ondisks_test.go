@@ -4,16 +4,13 @@ package clustertest
 
 import (
 	"errors"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 
-	"github.com/roomlog/roomlog/internal/certs"
 	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/internal/faultfs"
 )
@@ -36,10 +33,9 @@ type onDisks struct {
 // of rng, though not the moments at which they are made.
 func startOnDisks(t *testing.T, partitions int, opts faultfs.Options, settings map[string]string) *onDisks {
 	t.Helper()
-	all := map[string]string{"ca": certs.CAFile, "cert": certs.CertFile, "key": certs.KeyFile} // not with the data
-	maps.Copy(all, settings)
 	layout, err := devcluster.Prepare(devcluster.Options{
-		Dir: t.TempDir(), Nodes: 3, Partitions: partitions, BasePort: devcluster.FreePorts, Settings: all,
+		Dir: t.TempDir(), Nodes: 3, Partitions: partitions, BasePort: devcluster.FreePorts,
+		Data: "data", Settings: settings,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +48,7 @@ func startOnDisks(t *testing.T, partitions int, opts faultfs.Options, settings m
 	}
 	d.Processes = &Processes{Cluster: devcluster.New(devcluster.Config{Layout: layout, Binary: Binary(t), OnExit: d.exited}), tb: t}
 	for _, n := range layout.Nodes {
-		d.disks = append(d.disks, diskFor(t, n, opts))
+		d.disks = append(d.disks, faultfs.Start(t, n.Data, opts))
 	}
 	t.Cleanup(d.stop) // before the disks go
 	d.must(d.StartAll())
@@ -113,27 +109,6 @@ func (d *onDisks) kill() {
 	for _, n := range d.Layout().Nodes {
 		<-d.Ended(n.Name)
 	}
-}
-
-// diskFor mounts a file system for a node's data and has its configuration say so.
-func diskFor(t *testing.T, n devcluster.Node, opts faultfs.Options) *faultfs.FS {
-	t.Helper()
-	config, err := os.ReadFile(n.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	moved := strings.Replace(string(config), "\ndata: .\n", "\ndata: data\n", 1)
-	if moved == string(config) {
-		t.Fatalf("%s does not say where the data is:\n%s", n.Config, config)
-	}
-	dir := filepath.Join(n.Dir, "data")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(n.Config, []byte(moved), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return faultfs.Start(t, dir, opts)
 }
 
 func envInt(tb testing.TB, name string, def int) int {

@@ -24,6 +24,7 @@ import (
 type Processes struct {
 	*devcluster.Cluster
 	tb      testing.TB
+	http    *http.Client // asks the nodes' HTTP ports; nil: the default
 	History History
 }
 
@@ -155,7 +156,11 @@ func (p *Processes) ask(method string, n devcluster.Node, path string, answer an
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+p.Layout().Token)
-	resp, err := http.DefaultClient.Do(req)
+	asker := p.http
+	if asker == nil {
+		asker = http.DefaultClient
+	}
+	resp, err := asker.Do(req)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,6 +25,14 @@ type Config struct {
 	Binary string   // the roomlog binary
 	Env    []string // KEY=value, over what the processes inherit
 
+	// Start starts a node's process by calling start, on the thread that starts
+	// all of them. It may take that thread elsewhere meanwhile, such as to another
+	// network namespace. nil: start is called.
+	Start func(node string, start func() error) error
+
+	// Dial connects to the nodes' HTTP ports; nil: as usual.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	// OnExit is told of every process that ends, whoever ended it. It is called
 	// from a goroutine of the Cluster and must not call the Cluster's Close.
 	OnExit func(Exit)
@@ -42,6 +51,7 @@ type Exit struct {
 type Cluster struct {
 	cfg    Config
 	starts chan start // to the launcher
+	http   *http.Client
 
 	mu     sync.Mutex
 	procs  map[string]*process // the last one of each node
@@ -58,13 +68,17 @@ type process struct {
 }
 
 type start struct {
-	cmd *exec.Cmd
-	err chan error
+	node string
+	cmd  *exec.Cmd
+	err  chan error
 }
 
 // New prepares a cluster; no process runs yet. Close it in the end.
 func New(cfg Config) *Cluster {
-	c := &Cluster{cfg: cfg, starts: make(chan start), procs: make(map[string]*process)}
+	if cfg.Start == nil {
+		cfg.Start = func(_ string, start func() error) error { return start() }
+	}
+	c := &Cluster{cfg: cfg, starts: make(chan start), procs: make(map[string]*process), http: newHTTP(cfg)}
 	go c.launch()
 	return c
 }
@@ -76,7 +90,7 @@ func (c *Cluster) launch() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for s := range c.starts {
-		s.err <- s.cmd.Start()
+		s.err <- c.cfg.Start(s.node, s.cmd.Start)
 	}
 }
 
@@ -131,7 +145,7 @@ func (c *Cluster) Start(node string) error {
 	if p := c.procs[node]; p != nil && p.running() {
 		return fmt.Errorf("%s runs already, as process %d", node, p.cmd.Process.Pid)
 	}
-	s := start{cmd: cmd, err: make(chan error, 1)}
+	s := start{node: node, cmd: cmd, err: make(chan error, 1)}
 	c.starts <- s
 	if err := <-s.err; err != nil {
 		return fmt.Errorf("start %s: %w", node, err)
@@ -252,7 +266,7 @@ func (c *Cluster) waitReady(ctx context.Context, name string) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		err := askReady(ctx, n.HTTP)
+		err := c.askReady(ctx, n.HTTP)
 		if err == nil {
 			return nil
 		}
@@ -304,18 +318,20 @@ func tailOf(path string) string {
 	return strings.TrimRight(text, "\n")
 }
 
-var readyClient = &http.Client{
-	Timeout:   2 * time.Second,
-	Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil},
+func newHTTP(cfg Config) *http.Client {
+	return &http.Client{
+		Timeout:   2 * time.Second,
+		Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil, DialContext: cfg.Dial},
+	}
 }
 
 // askReady asks a node whether it is ready; the error is its reason.
-func askReady(ctx context.Context, addr string) error {
+func (c *Cluster) askReady(ctx context.Context, addr string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
 	if err != nil {
 		return err
 	}
-	resp, err := readyClient.Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
 	}

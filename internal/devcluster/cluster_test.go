@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -119,13 +122,52 @@ func TestPauseAndResume(t *testing.T) {
 	n1, _ := c.Layout().Node("n1")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := askReady(ctx, n1.HTTP); !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.askReady(ctx, n1.HTTP); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a paused node answered: %v", err)
 	}
 	if err := c.Resume("n1"); err != nil {
 		t.Fatal(err)
 	}
 	ready(t, c)
+}
+
+// TestHooks: processes are started and asked by way of them.
+func TestHooks(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := errors.New("not this one")
+	var started []string
+	var dialed atomic.Int64
+	c := New(Config{
+		Layout: prepare(t, Options{Dir: t.TempDir(), BasePort: FreePorts}), Binary: self,
+		Env: []string{"GORACE=atexit_sleep_ms=0"},
+		Start: func(node string, start func() error) error {
+			started = append(started, node)
+			if node == "n3" {
+				return refused
+			}
+			return start()
+		},
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialed.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	})
+	defer c.Close()
+	if err := c.StartAll(); !errors.Is(err, refused) {
+		t.Errorf("n3 was started: %v", err)
+	}
+	if err := c.WaitReady(testContext(t), "n1", "n2"); err != nil {
+		t.Error(err)
+	}
+	if !slices.Equal(started, []string{"n1", "n2", "n3"}) || dialed.Load() < 2 {
+		t.Errorf("started %v, dialed %d times", started, dialed.Load())
+	}
+	if _, runs := c.PID("n3"); runs {
+		t.Error("n3 runs")
+	}
 }
 
 func TestWaitReadyTellsWhy(t *testing.T) {

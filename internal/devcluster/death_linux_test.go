@@ -35,7 +35,7 @@ func TestNodesDieWithTheirParent(t *testing.T) {
 	if err != nil || line != "started\n" {
 		t.Fatalf("the parent said %q, %v", line, err)
 	}
-	waiter := &Cluster{cfg: Config{Layout: l}, procs: map[string]*process{"n1": {ended: make(chan struct{})}}}
+	waiter := &Cluster{http: newHTTP(Config{}), cfg: Config{Layout: l}, procs: map[string]*process{"n1": {ended: make(chan struct{})}}}
 	if err := waiter.WaitReady(testContext(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@
 //
 // Prepare lays a directory out: certificates, a profile for clients, and per
 // node a directory with config.yaml and its certificates, where the node keeps
-// its data too:
+// its data too, unless Options give that a directory below:
 //
 //	DIR/profile.yaml  ca.pem  ca-key.pem
 //	DIR/n1/           config.yaml  ca.pem  cert.pem  key.pem  log  …

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,7 +32,7 @@ const (
 	MaxNodes = 10
 )
 
-const host = "127.0.0.1"
+const localhost = "127.0.0.1"
 
 // Options say what a cluster shall look like. Zero values leave it to the
 // directory, or to the default if that is new.
@@ -40,6 +41,14 @@ type Options struct {
 	Nodes      int
 	BasePort   int // listen is base, base+1, …; peer base+10, …; http base+20, …
 	Partitions int
+
+	// Hosts are addresses of the nodes, one each, instead of 127.0.0.1. All nodes
+	// then have the same ports: base, base+10 and base+20.
+	Hosts []string
+
+	// Data is the directory below each node's own where its data lies, such as
+	// "data"; empty: beside its configuration. It can be a mount of its own.
+	Data string
 
 	// Settings are further lines of each config.yaml, such as "heartbeat":
 	// "200ms". They are written when the directory is new.
@@ -59,7 +68,8 @@ type Layout struct {
 // Node is one node of a layout.
 type Node struct {
 	Name   string
-	Dir    string // its data, certificates and log
+	Dir    string // its certificates and log
+	Data   string // its data; Dir, if Options did not say otherwise
 	Config string // path of config.yaml
 	Log    string // path of what it prints
 
@@ -91,6 +101,9 @@ func Prepare(opts Options) (*Layout, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
+	if opts.Nodes == 0 {
+		opts.Nodes = len(opts.Hosts)
+	}
 	dir := filepath.Clean(opts.Dir)
 	l := &Layout{Dir: dir, Profile: filepath.Join(dir, "profile.yaml"), CA: filepath.Join(dir, certs.CAFile)}
 	_, err := os.Stat(l.Profile)
@@ -116,6 +129,10 @@ func (o *Options) check() error {
 		return errors.New("a cluster needs a directory")
 	case o.Nodes < 0 || o.Nodes > MaxNodes:
 		return fmt.Errorf("%d nodes: a local cluster has 1 to %d", o.Nodes, MaxNodes)
+	case len(o.Hosts) > MaxNodes || len(o.Hosts) > 0 && o.Nodes > 0 && o.Nodes != len(o.Hosts):
+		return fmt.Errorf("%d addresses for %d nodes: each node, of at most %d, needs one", len(o.Hosts), o.Nodes, MaxNodes)
+	case o.Data != "" && !filepath.IsLocal(o.Data):
+		return fmt.Errorf("data directory %q: it must lie below its node's", o.Data)
 	case o.Partitions < 0 || o.Partitions > 4096:
 		return fmt.Errorf("%d partitions: a cluster has 1 to 4096", o.Partitions)
 	case o.BasePort < FreePorts || o.BasePort > 65535-20-MaxNodes:
@@ -133,18 +150,17 @@ func (l *Layout) create(opts Options) error {
 	rand.Read(token[:]) // never fails
 	l.Token = hex.EncodeToString(token[:])
 
-	ports := func(i int) (listen, peer, http int) { return base + i, base + 10 + i, base + 20 + i }
-	if base == FreePorts {
+	address := opts.addresses(base)
+	if base == FreePorts && len(opts.Hosts) == 0 {
 		free, err := freePorts(3 * nodes)
 		if err != nil {
 			return err
 		}
-		ports = func(i int) (listen, peer, http int) { return free[3*i], free[3*i+1], free[3*i+2] }
+		address = func(i, of int) string { return local(free[3*i+of]) }
 	}
 	for i := range nodes {
-		n := l.node(i)
-		listen, peer, http := ports(i)
-		n.Listen, n.Peer, n.HTTP = address(listen), address(peer), address(http)
+		n := l.node(i, opts.Data)
+		n.Listen, n.Peer, n.HTTP = address(i, 0), address(i, 1), address(i, 2)
 		l.Nodes = append(l.Nodes, n)
 	}
 	if err := os.MkdirAll(l.Dir, 0o755); err != nil {
@@ -154,18 +170,36 @@ func (l *Layout) create(opts Options) error {
 		return err
 	}
 	for _, n := range l.Nodes {
-		if err := l.writeConfig(n, opts.Settings); err != nil {
+		if err := os.MkdirAll(n.Data, 0o700); err != nil {
+			return err
+		}
+		if err := l.writeConfig(n, opts); err != nil {
 			return err
 		}
 	}
 	return l.writeProfile()
 }
 
+// addresses are those of the node at place i: 0 is listen, 1 peer, 2 HTTP.
+func (o *Options) addresses(base int) func(i, of int) string {
+	if len(o.Hosts) == 0 {
+		return func(i, of int) string { return local(base + 10*of + i) }
+	}
+	if base == FreePorts {
+		base = DefaultBasePort // nobody else is on these hosts
+	}
+	return func(i, of int) string { return net.JoinHostPort(o.Hosts[i], strconv.Itoa(base+10*of)) }
+}
+
+// NodeName is the name of the node at place i, from 0 on.
+func NodeName(i int) string { return fmt.Sprintf("n%d", i+1) }
+
 // node gives the names and paths of the node at place i.
-func (l *Layout) node(i int) Node {
-	name := fmt.Sprintf("n%d", i+1)
+func (l *Layout) node(i int, data string) Node {
+	name := NodeName(i)
 	dir := filepath.Join(l.Dir, name)
-	return Node{Name: name, Dir: dir, Config: filepath.Join(dir, "config.yaml"), Log: filepath.Join(dir, "log")}
+	return Node{Name: name, Dir: dir, Data: filepath.Join(dir, data),
+		Config: filepath.Join(dir, "config.yaml"), Log: filepath.Join(dir, "log")}
 }
 
 func orDefault(n, def int) int {
@@ -175,7 +209,12 @@ func orDefault(n, def int) int {
 	return n
 }
 
-func address(port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+func hostOf(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
+
+func local(port int) string { return net.JoinHostPort(localhost, strconv.Itoa(port)) }
 
 // writeCerts makes whatever certificate is missing.
 func (l *Layout) writeCerts() error {
@@ -187,7 +226,11 @@ func (l *Layout) writeCerts() error {
 		if err != nil {
 			return err
 		}
-		pair, err := ca.Issue(n.Name)
+		var hosts []string
+		if host := hostOf(n.Listen); host != "" {
+			hosts = append(hosts, host)
+		}
+		pair, err := ca.Issue(n.Name, hosts...)
 		if err != nil {
 			return err
 		}
@@ -212,9 +255,16 @@ type nodeConfig struct {
 	More map[string]string `yaml:",inline"`
 }
 
-func (l *Layout) writeConfig(n Node, settings map[string]string) error {
+func (l *Layout) writeConfig(n Node, opts Options) error {
+	settings, data := opts.Settings, "."
+	if opts.Data != "" {
+		// Certificates are looked for beside the data, unless it is said where they are.
+		settings = map[string]string{"ca": certs.CAFile, "cert": certs.CertFile, "key": certs.KeyFile}
+		maps.Copy(settings, opts.Settings)
+		data = filepath.ToSlash(opts.Data)
+	}
 	c := nodeConfig{
-		Node: n.Name, Data: ".", Listen: n.Listen, Peer: n.Peer, HTTP: n.HTTP,
+		Node: n.Name, Data: data, Listen: n.Listen, Peer: n.Peer, HTTP: n.HTTP,
 		Cluster: make(map[string]string), Partitions: l.Partitions, Token: l.Token, More: settings,
 	}
 	for _, m := range l.Nodes {
@@ -256,13 +306,16 @@ func (l *Layout) read(opts Options) error {
 	}
 	l.Token = p.Token
 	for i := range len(p.Servers) {
-		n := l.node(i)
+		n := l.node(i, "")
 		var c struct {
-			Node, Listen, Peer, HTTP, Token string
-			Partitions                      int
+			Node, Data, Listen, Peer, HTTP, Token string
+			Partitions                            int
 		}
 		if err := readYAML(n.Config, &c); err != nil {
 			return err
+		}
+		if n.Data = c.Data; !filepath.IsAbs(c.Data) {
+			n.Data = filepath.Join(n.Dir, c.Data)
 		}
 		n.Listen, n.Peer, n.HTTP = c.Listen, c.Peer, c.HTTP
 		for key, value := range map[string]string{"listen": c.Listen, "peer": c.Peer, "http": c.HTTP} {
@@ -295,8 +348,13 @@ func (l *Layout) contradicts(opts Options) error {
 	if opts.Partitions != 0 && opts.Partitions != l.Partitions {
 		why = append(why, fmt.Sprintf("it has %d partitions, not %d", l.Partitions, opts.Partitions))
 	}
-	if opts.BasePort > 0 && l.Nodes[0].Listen != address(opts.BasePort) {
+	if want := opts.addresses(opts.BasePort)(0, 0); opts.BasePort > 0 && l.Nodes[0].Listen != want {
 		why = append(why, fmt.Sprintf("its first node listens on %s, not on port %d", l.Nodes[0].Listen, opts.BasePort))
+	}
+	for i, host := range opts.Hosts {
+		if i < len(l.Nodes) && hostOf(l.Nodes[i].Listen) != host {
+			why = append(why, fmt.Sprintf("%s listens on %s, not on %s", l.Nodes[i].Name, l.Nodes[i].Listen, host))
+		}
 	}
 	if len(why) == 0 {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,62 @@ func TestPrepareLaysOut(t *testing.T) {
 	}
 }
 
+func TestPrepareWithAddresses(t *testing.T) {
+	opts := Options{Dir: t.TempDir(), BasePort: FreePorts, Hosts: []string{"10.9.8.1", "10.9.8.2"}}
+	l := prepare(t, opts)
+	if len(l.Nodes) != 2 {
+		t.Fatalf("%d nodes", len(l.Nodes))
+	}
+	n2 := l.Nodes[1]
+	if n2.Listen != "10.9.8.2:7400" || n2.Peer != "10.9.8.2:7410" || n2.HTTP != "10.9.8.2:7420" {
+		t.Errorf("the second node has %s, %s, %s", n2.Listen, n2.Peer, n2.HTTP)
+	}
+	pair, err := certs.Load(n2.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, _, err := pair.Names(); err != nil || !slices.Contains(names, "10.9.8.2") {
+		t.Errorf("its certificate names %v, %v", names, err)
+	}
+	if again := prepare(t, opts); again.Nodes[1] != n2 {
+		t.Errorf("read again it is %+v", again.Nodes[1])
+	}
+	opts.Hosts = []string{"10.9.8.1", "10.9.8.3"}
+	if _, err := Prepare(opts); err == nil || !strings.Contains(err.Error(), "n2 listens on 10.9.8.2:7400, not on 10.9.8.3") {
+		t.Errorf("another address: %v", err)
+	}
+	opts.Hosts, opts.BasePort = nil, 7500
+	if _, err := Prepare(opts); err == nil || !strings.Contains(err.Error(), "not on port 7500") {
+		t.Errorf("another port: %v", err)
+	}
+}
+
+func TestPrepareWithDataElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	l := prepare(t, Options{Dir: dir, Nodes: 1, Data: "data", Settings: map[string]string{"reserve": "1MiB"}})
+	n := l.Nodes[0]
+	if n.Data != filepath.Join(n.Dir, "data") {
+		t.Errorf("the data lies in %s", n.Data)
+	}
+	if _, err := os.Stat(n.Data); err != nil {
+		t.Error(err)
+	}
+	var config map[string]any
+	if err := readYAML(n.Config, &config); err != nil {
+		t.Fatal(err)
+	}
+	if config["data"] != "data" || config["ca"] != "ca.pem" || config["cert"] != "cert.pem" || config["key"] != "key.pem" ||
+		config["reserve"] != "1MiB" {
+		t.Errorf("config %v", config)
+	}
+	if again := prepare(t, Options{Dir: dir}); again.Nodes[0] != n {
+		t.Errorf("read again it is %+v", again.Nodes[0])
+	}
+	if beside := prepare(t, Options{Dir: t.TempDir(), Nodes: 1}).Nodes[0]; beside.Data != beside.Dir {
+		t.Errorf("by default the data lies in %s", beside.Data)
+	}
+}
+
 func TestPrepareReusesADirectory(t *testing.T) {
 	dir := t.TempDir()
 	first := prepare(t, Options{Dir: dir, Nodes: 2, Partitions: 4, BasePort: FreePorts})
@@ -101,12 +158,12 @@ func TestPrepareKeepsAnEditedConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edited := strings.ReplaceAll(string(text), l.Nodes[0].HTTP, address(free[0])) + "log-level: debug\n"
+	edited := strings.ReplaceAll(string(text), l.Nodes[0].HTTP, local(free[0])) + "log-level: debug\n"
 	if err := os.WriteFile(l.Nodes[0].Config, []byte(edited), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := prepare(t, Options{Dir: dir}).Nodes[0].HTTP; got != address(free[0]) {
-		t.Errorf("http is %s, the file says %s", got, address(free[0]))
+	if got := prepare(t, Options{Dir: dir}).Nodes[0].HTTP; got != local(free[0]) {
+		t.Errorf("http is %s, the file says %s", got, local(free[0]))
 	}
 }
 
@@ -141,6 +198,9 @@ func TestPrepareRefusesBadOptions(t *testing.T) {
 		"too many partitions": {Dir: "x", Partitions: 4097},
 		"port too high":       {Dir: "x", BasePort: 65530},
 		"port below 0":        {Dir: "x", BasePort: -2},
+		"too few addresses":   {Dir: "x", Nodes: 3, Hosts: []string{"10.9.8.1"}},
+		"too many addresses":  {Dir: "x", Hosts: make([]string, MaxNodes+1)},
+		"data outside":        {Dir: "x", Data: "../data"},
 	} {
 		if _, err := Prepare(opts); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -242,7 +302,7 @@ func TestFreePortsDiffer(t *testing.T) {
 		}
 		seen[p] = true
 	}
-	if Port(address(7400)) != 7400 {
-		t.Errorf("Port = %d", Port(address(7400)))
+	if Port(local(7400)) != 7400 {
+		t.Errorf("Port = %d", Port(local(7400)))
 	}
 }

@@ -43,7 +43,7 @@ func freePorts(n int) ([]int, error) {
 		}
 		port := blocks.next
 		blocks.next++
-		if probe("tcp", address(port)) == nil && probe("udp", address(port)) == nil {
+		if probe("tcp", local(port)) == nil && probe("udp", local(port)) == nil {
 			ports = append(ports, port)
 		}
 	}
@@ -55,7 +55,7 @@ func takeBlock() error {
 	const count = (highestFree - lowestFree) / blockSize
 	for _, i := range rand.Perm(count) {
 		first := lowestFree + i*blockSize
-		if held, err := net.Listen("tcp", address(first)); err == nil {
+		if held, err := net.Listen("tcp", local(first)); err == nil {
 			blocks.held = append(blocks.held, held)
 			blocks.next, blocks.end = first+1, first+blockSize
 			return nil
@@ -70,7 +70,7 @@ func FreeAddrs(n int) ([]string, error) {
 	ports, err := freePorts(n)
 	addrs := make([]string, len(ports))
 	for i, port := range ports {
-		addrs[i] = address(port)
+		addrs[i] = local(port)
 	}
 	return addrs, err
 }
