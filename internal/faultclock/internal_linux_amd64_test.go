@@ -1,0 +1,174 @@
+package faultclock
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// ownVDSO is this process's, whole.
+func ownVDSO(tb testing.TB) (image []byte, vdso, stack span) {
+	tb.Helper()
+	vdso, stack, err := mappings(os.Getpid())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	mem, err := os.Open("/proc/self/mem")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer mem.Close()
+	image = make([]byte, vdso.to-vdso.from)
+	if _, err := mem.ReadAt(image, int64(vdso.from)); err != nil {
+		tb.Fatal(err)
+	}
+	return image, vdso, stack
+}
+
+// TestPatchFits: stub and jump lie where they shall, and nowhere else.
+func TestPatchFits(t *testing.T) {
+	image, vdso, stack := ownVDSO(t)
+	p, err := newPatch(image, vdso, stack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end := p.area + codeAt + uint64(len(p.code)); p.area%16 != 0 || end > vdso.to || end+16 <= vdso.to {
+		t.Errorf("from %#x to %#x in %#x", p.area, end, vdso)
+	}
+	if area := p.in(image, vdso); !fits(area) || p.present(area) {
+		t.Errorf("no room for the patch: %x", area)
+	}
+	for _, mark := range []uint64{offsetMark, countMark, endMark} {
+		if bytes.Contains(p.code, le64(mark)) {
+			t.Errorf("%#x is left in the stub", mark)
+		}
+	}
+	if !bytes.Contains(p.code, le64(p.area)) || !bytes.Contains(p.code, le64(p.count)) || p.code[len(p.code)-1] != 0xc3 {
+		t.Errorf("stub %x", p.code)
+	}
+	jump := p.jump([]byte("12345678"))
+	distance := int32(binary.LittleEndian.Uint32(jump[1:]))
+	if jump[0] != 0xe9 || p.entry+5+uint64(distance) != p.area+codeAt || string(jump[5:]) != "678" {
+		t.Errorf("jump %x", jump)
+	}
+}
+
+func TestRefusedVDSO(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(image []byte) []byte
+		want   string
+	}{
+		"of arm64": {func(b []byte) []byte { b[18] = 183; return b }, ErrUnsupported.Error()},
+		"no ELF":   {func(b []byte) []byte { return make([]byte, len(b)) }, "no ELF file"},
+		"cut off":  {func(b []byte) []byte { return b[:100] }, "vDSO"},
+		"without the clock": {func(b []byte) []byte {
+			return bytes.ReplaceAll(b, []byte(clockGettime), []byte("__vdso_klock_gettime"))
+		}, "no " + clockGettime},
+	} {
+		image, vdso, stack := ownVDSO(t)
+		if _, err := newPatch(tt.change(image), vdso, stack); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
+// TestNoRoom: nothing is overwritten that is not free.
+func TestNoRoom(t *testing.T) {
+	image, vdso, stack := ownVDSO(t)
+	p, err := newPatch(image, vdso, stack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image[len(image)-1] = 1
+	if err := (&Clock{patch: p}).install(image, vdso); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestMapping(t *testing.T) {
+	const maps = "7f88accab000-7f88accad000 r-xp 00000000 00:00 0                          [vdso]\n" +
+		"7fcd83754000-7fcd83756000 r--p 00000000 00:00 0                          [vvar_vclock]\n" +
+		"5-4 rw-p 00000000 00:00 0 [stack]\n"
+	for name, want := range map[string]span{"[vdso]": {0x7f88accab000, 0x7f88accad000}, "[stack]": {}, "[vvar]": {}} {
+		if s, ok := mapping(maps, name); s != want && ok || ok != (want != span{}) {
+			t.Errorf("%s: %x, %v", name, s, ok)
+		}
+	}
+}
+
+func TestCounterIn(t *testing.T) {
+	for line, want := range map[string]uint64{
+		"running\n":                    0,
+		"":                             0,
+		"-1 0x7ffd98c79d70 0x46e3b1\n": 0x46e3b1,
+		"202 0x1 0x80 0x0 0x0 0x0 0x0 0x7ffd98c79d70 0x46e3b3\n": 0x46e3b3,
+		"-1 0x7ffd98c79d70 hello\n":                              0,
+	} {
+		if pc, ok := counterIn(line); pc != want && ok || ok != (want != 0) {
+			t.Errorf("%q: %#x, %v", line, pc, ok)
+		}
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	for status, want := range map[string]bool{
+		"Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\tffff\n": false,
+		"Name:\tx\nSigBlk:\tfffffffe7ffbfeff\nSigIgn:\t0\n":    true,
+		"Name:\tx\nSigBlk:\t0000000000000400\n":                true,
+		"Name:\tx\nSigBlk:\t0000000000000800\n":                false,
+		"Name:\tx\n":                                           true, // not known
+	} {
+		if got := blocks(status, syscall.SIGSEGV); got != want {
+			t.Errorf("%q: %v", status, got)
+		}
+	}
+}
+
+// TestExplained: an error says what to do about it.
+func TestExplained(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want error
+	}{
+		{&os.PathError{Op: "open", Path: "/proc/1/mem", Err: syscall.EACCES}, ErrPermission},
+		{fmt.Errorf("signal: %w", syscall.EPERM), ErrPermission},
+		{&os.PathError{Op: "write", Path: "/proc/1/mem", Err: syscall.EIO}, ErrPermission},
+		{os.ErrProcessDone, ErrEnded},
+	} {
+		if got := explained(tt.err); !errors.Is(got, tt.want) || !strings.Contains(got.Error(), tt.err.Error()) {
+			t.Errorf("%v became %v", tt.err, got)
+		}
+	}
+	if explained(nil) != nil || explained(errBusy) != errBusy {
+		t.Error("an error of its own has changed")
+	}
+}
+
+func FuzzEntryIn(f *testing.F) {
+	image, _, _ := ownVDSO(f)
+	f.Add(image)
+	f.Add(image[:64])
+	f.Fuzz(func(t *testing.T, image []byte) {
+		if at, err := entryIn(image); err == nil && (at < 0 || at+entrySize > len(image)) {
+			t.Errorf("entry at %d of %d", at, len(image))
+		}
+	})
+}
+
+func FuzzProc(f *testing.F) {
+	f.Add("7ffd98c59000-7ffd98c7a000 rw-p 00000000 00:00 0       [stack]\n")
+	f.Add("202 0x1 0x80 0x0 0x0 0x0 0x0 0x7ffd98c79d70 0x46e3b3\n")
+	f.Add("\nSigBlk:\t0000000000000400\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if s, ok := mapping(text, "[stack]"); ok && s.from >= s.to {
+			t.Errorf("mapping %x", s)
+		}
+		counterIn(text)
+		blocks(text, syscall.SIGSEGV)
+	})
+}
