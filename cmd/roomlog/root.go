@@ -79,7 +79,7 @@ subscribe ROOM" then talk to it.`,
 		newPublish(a), newSubscribe(a), newReplay(a),
 		newRoom(a), newPartition(a), newNode(a), newTop(a), newBench(a),
 	)
-	for _, local := range []*cobra.Command{newServe(a), newDev(a), newVerify(a), newCerts(a), newConfig(a), newVersion(a)} {
+	for _, local := range []*cobra.Command{newServe(a), newDev(a), newVerify(a), newChaos(a), newCerts(a), newConfig(a), newVersion(a)} {
 		root.AddCommand(local)
 		local.SetHelpFunc(helpWithoutServers)
 	}

@@ -1,6 +1,8 @@
 package check
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,32 +11,32 @@ import (
 	"github.com/roomlog/roomlog/internal/chaos/history"
 )
 
+// What Options say if they say nothing.
+const (
+	StuckAfter    = 30 * time.Second
+	ElectionGrace = 5 * time.Second
+	Examples      = 5
+	Slices        = 1000
+	SliceTime     = time.Second
+)
+
 // Options say what is asked of a history beyond its own header.
 type Options struct {
 	Floors        history.Floors // the higher of these and the header's count
-	StuckAfter    time.Duration  // bound of stuck-room; 30 s if 0
+	StuckAfter    time.Duration  // bound of stuck-room
 	MaxLag        time.Duration  // bound of realtime-lag; none if 0
-	ElectionGrace time.Duration  // how long after a fault elections are its doing; 5 s if 0
-	Examples      int            // kept of each anomaly; 5 if 0
-	Slices        int            // given to Porcupine at most; 1,000 if 0
-	SliceTime     time.Duration  // for each; 1 s if 0
+	ElectionGrace time.Duration  // how long after a fault elections are its doing
+	Examples      int            // kept of each anomaly
+	Slices        int            // given to Porcupine at most
+	SliceTime     time.Duration  // for each
 }
 
 func (o Options) withDefaults() Options {
-	set := func(d *time.Duration, to time.Duration) {
-		if *d == 0 {
-			*d = to
-		}
-	}
-	set(&o.StuckAfter, 30*time.Second)
-	set(&o.ElectionGrace, 5*time.Second)
-	set(&o.SliceTime, time.Second)
-	if o.Examples == 0 {
-		o.Examples = 5
-	}
-	if o.Slices == 0 {
-		o.Slices = 1000
-	}
+	o.StuckAfter = cmp.Or(o.StuckAfter, StuckAfter)
+	o.ElectionGrace = cmp.Or(o.ElectionGrace, ElectionGrace)
+	o.Examples = cmp.Or(o.Examples, Examples)
+	o.Slices = cmp.Or(o.Slices, Slices)
+	o.SliceTime = cmp.Or(o.SliceTime, SliceTime)
 	return o
 }
 
@@ -84,14 +86,14 @@ func New(o Options) *Checker {
 	}
 }
 
-// File checks a history file.
-func File(path string, o Options) (_ *Result, err error) {
+// File checks a history file, unless ctx ends first.
+func File(ctx context.Context, path string, o Options) (_ *Result, err error) {
 	r, err := history.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	result, err := Read(r, o)
+	result, err := Read(ctx, r, o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -99,8 +101,8 @@ func File(path string, o Options) (_ *Result, err error) {
 	return result, nil
 }
 
-// Read checks what r holds.
-func Read(r *history.Reader, o Options) (*Result, error) {
+// Read checks what r holds, unless ctx ends first.
+func Read(ctx context.Context, r *history.Reader, o Options) (*Result, error) {
 	c := New(o)
 	for {
 		op, err := r.Next()
@@ -110,6 +112,7 @@ func Read(r *history.Reader, o Options) (*Result, error) {
 		if err == nil {
 			err = c.Add(op)
 		}
+		err = cmp.Or(err, ctx.Err())
 		if err != nil {
 			return nil, err
 		}

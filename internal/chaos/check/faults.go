@@ -2,20 +2,20 @@ package check
 
 import (
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/roomlog/roomlog/internal/chaos/history"
 )
 
-// recovery is how long after its end a fault is asked about waits that began
-// under it.
-const recovery = time.Minute
-
 // faults are the nemesis's deeds.
 type faults struct {
 	effects map[string]int64
 	windows []*window
-	active  []*window // on, or over so lately that waits of it may end yet
+	on      []*window
+	over    []*window // by stop
+	started []*window // no commit since
+	stopped []*window // no commit since
 	lost    []span    // without a quorum somewhere
 	losing  int       // how many faults keep it so
 }
@@ -43,18 +43,16 @@ func (c *Checker) fault(op *history.Op, v *history.Fault) {
 		return
 	}
 	if w := f.find(name, v.Nodes); w != nil {
-		w.stop = op.Time
 		w.effects += v.Count
-		if w.quorumLost {
-			f.regain(op.Time)
-		}
+		f.stop(op.Time, w)
 	}
 }
 
 func (f *faults) start(now int64, name string, v *history.Fault) {
 	w := &window{fault: name, nodes: v.Nodes, quorumLost: v.QuorumLost, start: now, stop: -1, effects: v.Count, afterStart: -1, afterStop: -1}
 	f.windows = append(f.windows, w)
-	f.active = append(f.active, w)
+	f.on = append(f.on, w)
+	f.started = append(f.started, w)
 	if !w.quorumLost {
 		return
 	}
@@ -63,7 +61,14 @@ func (f *faults) start(now int64, name string, v *history.Fault) {
 	}
 }
 
-func (f *faults) regain(now int64) {
+func (f *faults) stop(now int64, w *window) {
+	w.stop = now
+	f.on = slices.DeleteFunc(f.on, func(other *window) bool { return other == w })
+	f.over = append(f.over, w)
+	f.stopped = append(f.stopped, w)
+	if !w.quorumLost {
+		return
+	}
 	if f.losing--; f.losing == 0 {
 		f.lost[len(f.lost)-1].to = now
 	}
@@ -72,9 +77,9 @@ func (f *faults) regain(now int64) {
 // find finds the window that a stop ends: of the same nodes, else the oldest.
 func (f *faults) find(name string, nodes []string) *window {
 	var oldest *window
-	for _, w := range f.active {
+	for _, w := range f.on {
 		switch {
-		case w.fault != name || w.stop >= 0:
+		case w.fault != name:
 		case slices.Equal(w.nodes, nodes):
 			return w
 		case oldest == nil:
@@ -84,26 +89,28 @@ func (f *faults) find(name string, nodes []string) *window {
 	return oldest
 }
 
-// committed notes a commit in a room that had waited for it.
+// committed notes a commit in a room that had waited for it since from.
 func (f *faults) committed(now, from int64) {
-	f.waiting(now, from)
-	f.active = slices.DeleteFunc(f.active, func(w *window) bool {
-		if w.afterStart < 0 {
-			w.afterStart = now - w.start
-		}
-		if w.stop >= 0 && w.afterStop < 0 {
-			w.afterStop = now - w.stop
-		}
-		return w.stop >= 0 && now-w.stop > int64(recovery)
-	})
+	f.waited(now, from)
+	for _, w := range f.started {
+		w.afterStart = now - w.start
+	}
+	for _, w := range f.stopped {
+		w.afterStop = now - w.stop
+	}
+	f.started, f.stopped = f.started[:0], f.stopped[:0]
 }
 
-// waiting notes that a room has waited for a commit.
-func (f *faults) waiting(now, from int64) {
-	for _, w := range f.active {
-		if w.stop < 0 || w.stop > from {
-			w.longest = max(w.longest, now-max(from, w.start))
+// waited notes that a room waited for a commit.
+func (f *faults) waited(now, from int64) {
+	for _, w := range f.on {
+		w.longest = max(w.longest, now-max(from, w.start))
+	}
+	for _, w := range slices.Backward(f.over) {
+		if w.stop <= from {
+			return
 		}
+		w.longest = max(w.longest, now-max(from, w.start))
 	}
 }
 
@@ -125,12 +132,9 @@ func (f *faults) withoutQuorum(from, to int64) int64 {
 
 // near tells whether a fault was on between from and to, or within grace before.
 func (f *faults) near(from, to int64, grace time.Duration) bool {
-	for _, w := range f.windows {
-		if w.start <= to && (w.stop < 0 || w.stop >= from-int64(grace)) {
-			return true
-		}
-	}
-	return false
+	until := func(w *window) bool { return w.start <= to }
+	late := sort.Search(len(f.over), func(i int) bool { return f.over[i].stop >= from-int64(grace) })
+	return slices.ContainsFunc(f.on, until) || slices.ContainsFunc(f.over[late:], until)
 }
 
 // terms are what was observed of a partition's terms.

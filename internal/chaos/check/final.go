@@ -81,6 +81,7 @@ func (c *Checker) final(op *history.Op, v *history.Final) error {
 			return misfit("a final read is open already")
 		}
 		r := c.room(v.Room)
+		r.asked = true
 		c.finals[op.Process] = &final{room: r, node: v.Node, invoked: op.Time, acks: r.acks}
 		return nil
 	}

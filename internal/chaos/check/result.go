@@ -59,6 +59,17 @@ type Window struct {
 	AfterStop   *float64 `json:"first_ok_after_stop_ms"`
 }
 
+// Unavailable is the longest that a room waited for a commit during or just
+// after any of a fault's windows, in milliseconds.
+func (r *Result) Unavailable(fault string) (longest float64) {
+	for _, w := range r.Figures.Windows {
+		if w.Fault == fault {
+			longest = max(longest, w.Unavailable)
+		}
+	}
+	return longest
+}
+
 // Result draws the verdict. Nothing may be added afterwards, and it is drawn once.
 func (c *Checker) Result() *Result {
 	c.judge()
@@ -121,6 +132,11 @@ func (c *Checker) missed() []string {
 	for _, name := range sortedKeys(faults) {
 		if had := c.faults.effects[name]; had < faults[name] {
 			list = append(list, fmt.Sprintf("fault %s: took effect %d times, floor %d", name, had, faults[name]))
+		}
+	}
+	for _, r := range c.inOrder {
+		if r.unread {
+			list = append(list, fmt.Sprintf("final: room %q has acked messages that nobody read, and no final read of it was begun", r.name))
 		}
 	}
 	return list

@@ -75,6 +75,8 @@ type room struct {
 	fromOp int64
 	stuck  bool // counted
 
+	asked  bool // a final read was begun
+	unread bool // acked messages can be neither seen nor unseen: none was begun
 	bounds held // once all is read
 }
 

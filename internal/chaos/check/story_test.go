@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ func TestStories(t *testing.T) {
 					options.MaxLag, _ = time.ParseDuration(arg.Vals[0])
 				}
 			}
-			r, err := Read(history.NewReader(bytes.NewReader(tell(t, d.Input))), options)
+			r, err := Read(context.Background(), history.NewReader(bytes.NewReader(tell(t, d.Input))), options)
 			if err != nil {
 				return "error: " + err.Error()
 			}
@@ -158,6 +159,8 @@ func (s *story) call(op *history.Op, verb string, args []string) error {
 		op.Type, op.F, op.Value = history.OK, history.FHead, &history.Head{Room: s.room, First: number[uint64](args[0]), Last: number[uint64](args[1])}
 	case "final?": // NODE
 		op.F, op.Value = history.FFinal, &history.Final{Room: s.room, Node: args[0]}
+	case "nofinal": // NODE
+		op.Type, op.F, op.Value = history.Info, history.FFinal, &history.Final{Room: s.room, Node: args[0]}
 	case "final", "part": // NODE FIRST LAST SEQ:ID ...
 		v := &history.Final{Room: s.room, Node: args[0], First: number[uint64](args[1]), Last: number[uint64](args[2]), Msgs: events(args[3:]), More: verb == "part"}
 		op.Type, op.F, op.Value = history.OK, history.FFinal, v

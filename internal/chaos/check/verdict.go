@@ -15,7 +15,7 @@ func (c *Checker) judge() {
 	for _, r := range c.inOrder {
 		c.judgeWait(r, -1, c.now)
 		if r.open > 0 {
-			c.faults.waiting(c.now, r.from)
+			c.faults.waited(c.now, r.from)
 		}
 		c.judgeRoom(r)
 	}
@@ -250,6 +250,8 @@ func (c *Checker) judgeFate(m *message) {
 	case m.logged != 0, h.known && m.seq < h.first: // there, or trimmed
 	case h.known && m.seq <= h.last:
 		c.tally.add(LostWrite, ops{m.invokedOp, m.answeredOp}, "room %q: %q was acked with seq %d; the log goes on to seq %d without it", r.name, m.id, m.seq, h.last)
+	case m.seenOp < 0 && !r.asked:
+		r.unread = true
 	case m.seenOp < 0:
 		c.tally.add(Unseen, ops{m.invokedOp, m.answeredOp}, "room %q: %q was acked with seq %d and never read", r.name, m.id, m.seq)
 	}

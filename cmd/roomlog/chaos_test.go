@@ -1,0 +1,86 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/roomlog/roomlog/internal/chaos/history"
+)
+
+// writeHistory writes a history of one message, read and kept, and what change adds.
+func writeHistory(t *testing.T, name string, change ...history.Op) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	w, err := history.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := history.Events{{Seq: 1, ID: history.ID(1, 1)}}
+	for _, op := range append([]history.Op{
+		{Process: 1, Type: history.Invoke, F: history.FPublish, Value: &history.Publish{Room: "r", ID: history.ID(1, 1)}},
+		{Process: 1, Type: history.OK, F: history.FPublish, Value: &history.Publish{Room: "r", ID: history.ID(1, 1), Seq: 1}},
+		{Process: 2, Type: history.Invoke, F: history.FSubscribe, Value: &history.Subscribe{Room: "r", From: "start"}},
+		{Process: 2, Type: history.OK, F: history.FPoll, Value: &history.Poll{Room: "r", Msgs: events}},
+		{Process: 3, Type: history.Invoke, F: history.FFinal, Value: &history.Final{Room: "r", Node: "n1"}},
+		{Process: 3, Type: history.OK, F: history.FFinal, Value: &history.Final{Room: "r", Node: "n1", First: 1, Last: 1, Msgs: events}},
+	}, change...) {
+		w.Write(op)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestChaosCheck(t *testing.T) {
+	valid := writeHistory(t, "valid.jsonl.gz")
+	again := history.Op{Process: 2, Type: history.OK, F: history.FPoll, Value: &history.Poll{Room: "r", Msgs: history.Events{{Seq: 1, ID: history.ID(1, 1)}}}}
+	invalid := writeHistory(t, "invalid.jsonl", again)
+	idle := history.Op{Process: history.Nemesis, Type: history.Info, F: "kill", Value: &history.Fault{Phase: history.Start}}
+	vacuous := writeHistory(t, "vacuous.jsonl", idle)
+	malformed := filepath.Join(t.TempDir(), "malformed.jsonl")
+	if err := os.WriteFile(malformed, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name           string
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{"valid", []string{valid}, 0, "\nvalid\n", ""},
+		{"invalid", []string{invalid}, 1, "nonmonotonic-poll: 1. a subscription went back", "invalid: 1 kind of anomalies"},
+		{"vacuous", []string{vacuous}, 1, "\nvacuous\n", "vacuous: fault kill: took effect 0 times, floor 1"},
+		{"malformed", []string{malformed}, 1, "", "line 1: an op needs index"},
+		{"no file", nil, 2, "", "FILE is missing"},
+		{"no such file", []string{"none"}, 2, "", "none: no such file"},
+		{"a bound of nothing", []string{valid, "--stuck-after", "0s"}, 2, "", "must be above 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := run(t, nil, append([]string{"chaos", "check"}, tt.args...)...)
+			if got.code != tt.code || !strings.Contains(got.stdout, tt.stdout) || !strings.Contains(got.stderr, tt.stderr) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	got := run(t, nil, "chaos", "check", invalid, "-o", "json")
+	var line struct {
+		Outcome   string
+		Ops       int
+		Faults    map[string]int
+		Anomalies map[string]int
+		History   string
+	}
+	if err := json.Unmarshal([]byte(got.stdout), &line); err != nil || strings.Count(got.stdout, "\n") != 1 {
+		t.Fatalf("%v in %s", err, got.stdout)
+	}
+	if line.Outcome != "invalid" || line.Ops != 4 || line.Anomalies["nonmonotonic-poll"] != 1 || line.History != invalid || line.Faults == nil {
+		t.Errorf("%+v", line)
+	}
+	if zero, ok := line.Anomalies["lost-write"]; !ok || zero != 0 {
+		t.Errorf("no zero row for lost-write in %s", got.stdout)
+	}
+}
