@@ -64,7 +64,7 @@ var meanings = []struct {
 	{RealtimeLag, "a message came later after its ack than the bound given (without a bound only a figure)"},
 	{NonLinearizable, "appends and head reads of a room fit no order that agrees with real time"},
 	{SeqHole, "the log itself lacks a seq"},
-	{FalseGap, "a gap covered a seq that was to be had later"},
+	{FalseGap, "a gap covered a seq that was to be had, then or later"},
 	{ResumeRegression, "a subscription after a seq began at or before it"},
 	{DedupMiss, "a retry made a second copy: a message lies at two seqs and the later one was acked"},
 	{DedupGhost, "a retry was acked with a seq that holds another message"},

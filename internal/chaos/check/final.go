@@ -50,17 +50,17 @@ func (c *Checker) headAnswered(h *headRead, op *history.Op, v *history.Head) {
 	r.heads = append(r.heads, *h)
 }
 
-// judgeGap counts a gap that goes up to first or beyond, which was still held afterwards.
+// judgeGap counts a gap that goes up to first or beyond, which was to be had.
 func (c *Checker) judgeGap(r *room, g *gapSeen, first uint64, op int64) {
 	if g.false || g.to < first {
 		return
 	}
 	g.false = true
 	if g.start {
-		c.tally.add(PollSkip, ops{g.op, op}, "room %q: a subscription from the start began behind seq %d, but seq %d was held later", r.name, g.to, max(first, g.from))
+		c.tally.add(PollSkip, ops{g.op, op}, "room %q: a subscription from the start began behind seq %d, but seq %d was to be had", r.name, g.to, max(first, g.from))
 		return
 	}
-	c.tally.add(FalseGap, ops{g.op, op}, "room %q: a gap of %s, but seq %d was held later", r.name, seqRange(g.from, g.to), max(first, g.from))
+	c.tally.add(FalseGap, ops{g.op, op}, "room %q: a gap of %s, but seq %d was to be had", r.name, seqRange(g.from, g.to), max(first, g.from))
 }
 
 // final is a final read of a room from one node.
@@ -92,7 +92,7 @@ func (c *Checker) final(op *history.Op, v *history.Final) error {
 		delete(c.finals, op.Process) // what it had was true all the same
 		return nil
 	}
-	f.op, f.first, f.last = op.Index, max(v.First, 1), v.Last
+	f.op, f.first, f.last = op.Index, max(f.first, v.First, 1), v.Last
 	for _, e := range v.Msgs {
 		c.finalEvent(f, op, e)
 	}
@@ -115,9 +115,6 @@ func (f *final) jump(from, to uint64) {
 func (c *Checker) finalEvent(f *final, op *history.Op, e history.Event) {
 	r := f.room
 	switch {
-	case e.IsGap() && e.To >= f.first:
-		c.tally.add(FalseGap, ops{op.Index}, "room %q: a gap of %s in the final read from %s, which holds the room from seq %d on", r.name, seqRange(e.Seq, e.To), f.node, f.first)
-	case e.IsGap():
 	case f.next == 0 && e.Seq > f.first:
 		f.jump(f.first, e.Seq-1)
 	case f.next > 0 && e.Seq > f.next:
@@ -126,10 +123,13 @@ func (c *Checker) finalEvent(f *final, op *history.Op, e history.Event) {
 		c.tally.add(NonmonotonicPoll, ops{op.Index}, "room %q: the final read from %s gave seq %d after seq %d", r.name, f.node, e.Seq, f.next-1)
 	}
 	f.next = max(f.next, after(e.End()))
-	if !e.IsGap() {
-		c.counts[op.F].Messages++
-		c.finalMessage(f, op, e)
+	if e.IsGap() { // trimmed before, or while it was read
+		r.gap(op.Index, op.Time, e)
+		f.first = max(f.first, after(e.To))
+		return
 	}
+	c.counts[op.F].Messages++
+	c.finalMessage(f, op, e)
 }
 
 func (c *Checker) finalMessage(f *final, op *history.Op, e history.Event) {

@@ -56,7 +56,7 @@ func (c *Checker) subscriptionEnds(s *subscription, op *history.Op, v *history.S
 	if op.Type != history.OK || s.next == 0 {
 		return
 	}
-	if due := s.room.slots[s.next]; due != nil && due.acked != 0 && due.final == 0 {
+	if due := s.room.slots[s.next]; due != nil && due.acked != 0 {
 		c.late(s, &c.messages[due.acked], op.Index, op.Time)
 	}
 }

@@ -33,16 +33,19 @@ type held struct {
 	seqs        []uint64
 }
 
-func (r *room) held() held {
+func (c *Checker) held(r *room) held {
 	h := held{known: len(r.finals) > 0, seqs: r.seqs()}
 	for _, f := range r.finals {
 		h.first, h.last = max(h.first, f.first), max(h.last, f.last)
+	}
+	if c.untrimmed() {
+		h.first = min(h.first, 1)
 	}
 	return h
 }
 
 func (c *Checker) judgeRoom(r *room) {
-	h := r.held()
+	h := c.held(r)
 	r.bounds = h
 	for _, seq := range h.seqs {
 		if s := r.slots[seq]; s.read != 0 {
@@ -136,10 +139,16 @@ func seqRange(from, to uint64) string {
 	return "seq " + decimal(from) + " to " + decimal(to)
 }
 
+// untrimmed tells whether the run's retention kept all.
+func (c *Checker) untrimmed() bool { return c.run != nil && c.run.Untrimmed }
+
 func (c *Checker) judgeGaps(r *room) {
 	for i := range r.gaps {
 		g := &r.gaps[i]
 		first, op := uint64(0), int64(-1)
+		if c.untrimmed() {
+			c.judgeGap(r, g, 1, -1)
+		}
 		for _, f := range r.finals {
 			if f.invoked >= g.given && f.first > first {
 				first, op = f.first, f.op
@@ -161,7 +170,7 @@ func (c *Checker) judgePlaces(r *room) {
 		return 0, nil
 	}
 	for _, p := range r.places {
-		if at, m := stamp(p.first - 1); at >= p.from && p.first > r.bounds.first {
+		if at, m := stamp(p.first - 1); r.bounds.known && at >= p.from && p.first > r.bounds.first {
 			c.tally.add(PollSkip, ops{p.op, m.answeredOp}, "room %q: a subscription from %s began at seq %d, but seq %d is as young", r.name, wall(p.from), p.first, p.first-1)
 		}
 		if at, m := stamp(p.first); at > 0 && at < p.from {

@@ -15,8 +15,9 @@ type Run struct {
 	Began      string   `json:"began,omitempty"`   // wall clock at time 0, RFC 3339
 	Nodes      []string `json:"nodes,omitempty"`
 	Partitions int      `json:"partitions,omitempty"`
-	Nemeses    []string `json:"nemeses,omitempty"`  // every fault meant to be made
-	Duration   float64  `json:"duration,omitempty"` // seconds meant
+	Nemeses    []string `json:"nemeses,omitempty"`   // every fault meant to be made
+	Duration   float64  `json:"duration,omitempty"`  // seconds meant
+	Untrimmed  bool     `json:"untrimmed,omitempty"` // retention keeps all: every gap is false
 	Floors     Floors   `json:"floors,omitzero"`
 }
 
