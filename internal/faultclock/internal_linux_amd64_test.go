@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // ownVDSO is this process's, whole.
@@ -126,6 +130,81 @@ func TestBlocks(t *testing.T) {
 		if got := blocks(status, syscall.SIGSEGV); got != want {
 			t.Errorf("%q: %v", status, got)
 		}
+	}
+}
+
+// TestOutside: a thread in the code, but not at its beginning, and one that may
+// be in a signal handler forbid a change.
+func TestOutside(t *testing.T) {
+	calm, handling := startCat(t), 0
+	withBlocked(t, syscall.SIGSEGV, func() { handling = startCat(t) })
+	for _, tt := range []struct {
+		name     string
+		pid      int
+		from, to int64 // from the program counter
+		want     error
+	}{
+		{"in the middle", calm, -1, 4, errBusy},
+		{"at the last byte", calm, -4, 1, errBusy},
+		{"at the beginning", calm, 0, 5, nil},
+		{"behind", calm, -5, 0, nil},
+		{"elsewhere, in a handler", handling, 5, 10, errBusy},
+	} {
+		err := stopped(tt.pid, func() error {
+			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", tt.pid))
+			pc, ok := counterIn(string(line))
+			if err != nil || !ok {
+				t.Fatalf("%q, %v", line, err)
+			}
+			return outside(tt.pid, span{pc + uint64(tt.from), pc + uint64(tt.to)})
+		})
+		if err != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
+// startCat starts a process with one thread that waits in a system call.
+func startCat(t *testing.T) (pid int) {
+	t.Helper()
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	fmt.Fprintln(in, "hello")
+	if _, err := out.Read(make([]byte, 6)); err != nil { // it reads on
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+// withBlocked runs f on a thread that blocks a signal, as its children do.
+func withBlocked(t *testing.T, sig syscall.Signal, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var set, old unix.Sigset_t
+	set.Val[0] = 1 << (sig - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+		t.Fatal(err)
+	}
+	f()
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
+		t.Fatal(err)
 	}
 }
 
