@@ -157,7 +157,7 @@ func (o *Options) makeFile(p place, free *freeFile) (_ *file, err error) {
 		}
 	} else {
 		h.recycled = true
-		for seedOf(h.salt) == free.seed { // or the old records could be read
+		for seedOf(h.salt) == free.seed && !seededStaleRecords { // or the old records could be read
 			h.salt = newSalt()
 		}
 	}

@@ -58,6 +58,9 @@ func (o *Options) fillIn() {
 	if o.Space == nil {
 		o.Space = func(int64) error { return nil }
 	}
+	if seededSkipFsync { // a control
+		o.FS = seldomSynced(o.FS)
+	}
 }
 
 // DamageError tells that the bytes of a file are not what was written.
@@ -338,6 +341,9 @@ func (l *Log) append(logs []*raft.Log, size int64) error {
 	}
 	// Zeros fill the last block, or it would have to be read first.
 	rest := min(-(end.end+size)&(blockSize-1), s.size-end.end-size)
+	if seededStaleRecords { // a control: what was there before stays
+		rest = 0
+	}
 	l.buf = append(l.buf, zeros[:rest]...)
 	if _, err := s.f.WriteAt(l.buf, end.end); err != nil {
 		return fmt.Errorf("write %s: %w", s.name, err)

@@ -66,6 +66,9 @@ func (l *Log) moved(p spot) bool {
 // decode decodes the record at the beginning of b, which must be entry index.
 func (s *file) decode(b []byte, at int64, index uint64) (record, error) {
 	r, err := decodeRecord(b, s.seed)
+	if seededStaleRecords { // a control: a record is the entry of its place
+		r.index = index
+	}
 	switch {
 	case err != nil:
 		return r, s.damage(at, fmt.Sprintf("entry %d cannot be read: %v", index, err))
@@ -121,7 +124,7 @@ func (l *Log) locate(index uint64) (spot, error) {
 	switch {
 	case l.closed:
 		return spot{}, errClosed
-	case index == l.boundary.index && index > 0:
+	case index == l.boundary.index && index > 0 && !seededNoBoundaryRecord:
 		return spot{last: l.boundary}, nil
 	case index < first || index > last:
 		return spot{}, raft.ErrLogNotFound
@@ -182,6 +185,9 @@ func (l *Log) readOn(p spot, from, to uint64, f func(*raft.Log) bool) (next uint
 				break
 			}
 			r, err := p.s.decode(rest, at+used, from)
+			if seededStaleRecords { // a control: nothing ties records together
+				r.chain = chain
+			}
 			if err == nil && (chained && r.chain != chain || from == p.last.index && r.sum != p.last.chain) {
 				err = p.s.damage(at+used, fmt.Sprintf("entry %d does not belong between those beside it", from))
 			}

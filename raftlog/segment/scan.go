@@ -67,6 +67,9 @@ func (s *file) scan(limit uint64, visit func(*record, int64) error) (end place, 
 		if err != nil {
 			return end, nil, err
 		}
+		if seededStaleRecords { // a control: a record is the entry of its place
+			r.index, r.chain = end.index+1, end.chain
+		}
 		if bad == nil {
 			bad = r.follows(&end)
 		}

@@ -1,0 +1,72 @@
+//go:build controls
+
+package segment
+
+import (
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/roomlog/roomlog/raftlog/vfs"
+)
+
+// The seeded bugs of this package; internal/chaos/controls says what each breaks.
+var (
+	// seededSkipFsync: a file is synced once a second at most, not by each write.
+	seededSkipFsync bool
+	// seededNoBoundaryRecord: index and term of the entry before the first are not
+	// answered, as in stores that know only what they hold.
+	seededNoBoundaryRecord bool
+	// seededStaleRecords: a log of records without salt, chain and index, which are
+	// entries by their place; what a file held before its present life counts.
+	seededStaleRecords bool
+)
+
+func init() { Seed(os.Getenv("ROOMLOG_CONTROL")) }
+
+// Seed switches on the bug of that name, if it is here, and all others off. No log
+// may be open.
+func Seed(control string) {
+	seededSkipFsync = control == "skip-fsync"
+	seededNoBoundaryRecord = control == "no-boundary-record"
+	seededStaleRecords = control == "stale-records"
+}
+
+// syncSpacing is how far apart syncs of a file are with skip-fsync.
+const syncSpacing = time.Second
+
+// seldomSynced returns fsys with files that are synced when they are opened and
+// then once in syncSpacing at most.
+func seldomSynced(fsys vfs.FS) vfs.FS {
+	if _, ok := fsys.(seldomFS); ok {
+		return fsys
+	}
+	return seldomFS{fsys}
+}
+
+type seldomFS struct{ vfs.FS }
+
+func (s seldomFS) Open(name string) (vfs.File, error) { return seldom(s.FS.Open(name)) }
+
+func (s seldomFS) Create(name string) (vfs.File, error) { return seldom(s.FS.Create(name)) }
+
+func seldom(f vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &seldomFile{File: f}, nil
+}
+
+type seldomFile struct {
+	vfs.File
+	synced atomic.Int64 // when, ns since 1970; 0: not yet
+}
+
+func (f *seldomFile) Sync() error {
+	now := time.Now().UnixNano()
+	if last := f.synced.Load(); last != 0 && now-last < int64(syncSpacing) {
+		return nil
+	}
+	f.synced.Store(now)
+	return f.File.Sync()
+}
