@@ -152,6 +152,11 @@ func (w *walker) entry(e raftlog.Entry, visit func(Block) bool) (more bool, err 
 		}
 		count -= len(b.Dropped)
 	}
+	if seededLeaderCounter && w.seq > 1 { // a control
+		w.seq = max(w.seq, claimedIn(e.Data, w.room))
+		b.First = w.seq
+		w.atPlace()
+	}
 	b.Last = w.seq + Seq(count) - 1
 	if count <= 0 || b.Last > w.last || w.k+1 < len(w.places) && b.Last >= w.places[w.k+1].first {
 		return false, fmt.Errorf("%w: entry %d has %d messages of room %q, seq %d to %d", errAstray, e.Index, count, w.room, b.First, b.Last)

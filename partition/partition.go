@@ -54,6 +54,8 @@ type Partition struct {
 	work    workClock // of the machine
 	waker   waker
 
+	foresight *foresight // of a control
+
 	standing standing
 
 	ctx     context.Context // ends with Close
@@ -126,6 +128,7 @@ func Open(cfg Config) (*Partition, error) {
 		trimmed: make(chan struct{}, 1),
 		waker:   waker{kick: make(chan struct{}, 1)},
 	}
+	p.foresight = newForesight(p)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.files = &roomFiles{
 		fs: cfg.Group.FS, dir: filepath.Join(cfg.Group.Dir, "rooms"), group: cfg.Group.ID, log: p.log,
@@ -245,6 +248,9 @@ func (p *Partition) apply(e raftlog.Entry, done *applied) any {
 	p.tail.add(out.Blocks)
 	for _, b := range out.Blocks {
 		p.metrics.applied(int(b.Last+1-b.First), len(b.Data))
+		if seededServeBeyondCommit { // a control
+			p.foresight.applied(&b)
+		}
 		p.wake(b.Room)
 		if r := p.watched[b.Room]; r != nil {
 			r.last.Store(uint64(b.Last))

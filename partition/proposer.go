@@ -36,6 +36,8 @@ type proposer struct {
 	loopTime func() raftlog.LoopTime // of the group
 	stages   *stages
 	slow     func(Stage) // Config.Slow
+
+	foresight *foresight // of a control
 }
 
 // proposal is an entry on its way (raftlog.Proposal).
@@ -68,6 +70,8 @@ func newProposer(p *Partition) *proposer {
 		loopTime: p.group.LoopTime,
 		stages:   p.stages,
 		slow:     p.slow,
+
+		foresight: p.foresight,
 	}
 }
 
@@ -147,8 +151,17 @@ func (p *proposer) start(pack *packer, items []item, received time.Time) batch {
 		data, b.publishers = pack.pack(now, items)
 		b.items, b.first = slices.Clone(pack.counts), slices.Clone(pack.lowest)
 		pack.forget()
+		if seededLeaderCounter { // a control
+			data = p.foresight.stamp(data, items)
+		}
 		b.entry = p.propose(data)
 		p.metrics.proposed(b.messages, len(data))
+		if seededAckBeforeCommit { // a control
+			p.foresight.ack(items, now, len(p.slots) == 1)
+		}
+		if seededServeBeyondCommit { // a control
+			p.foresight.show(data, items, now, len(p.slots) == 1)
+		}
 		return b
 	}
 	ids := make([]SessionID, len(items))

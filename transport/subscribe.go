@@ -81,6 +81,10 @@ func (c *conn) reach(ctx context.Context, p *partition.Partition, room string, n
 		if next <= last+1 {
 			return nil
 		}
+		if seededOwnHead { // a control
+			err := &partition.BeyondHeadError{Room: room, Want: next, Head: last}
+			return &wire.Error{Code: wire.CodeBeyondHead, Head: uint64(last), Reason: err.Error()}
+		}
 		var again <-chan time.Time
 		if p.Group().Leading() {
 			err := p.CheckBeyond(check, room, next)
