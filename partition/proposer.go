@@ -193,6 +193,9 @@ func (p *proposer) answer() {
 		p.took(time.Since(b.taken))
 		p.metrics.answered(err)
 		p.stages.published(b.departure, out.passage, b.messages)
+		if seededAckBeforeCommit { // a control
+			out.Answers = p.foresight.unacked(&b, out.Answers)
+		}
 		if b.kind == kindPublish {
 			b.answerPublishes(out.Answers, err)
 			continue

@@ -17,11 +17,12 @@ type foresight struct{}
 
 func newForesight(*Partition) *foresight { return nil }
 
-func (*foresight) stamp(data []byte, _ []item) []byte { return data }
-func (*foresight) ack([]item, int64, bool)            {}
-func (*foresight) show([]byte, []item, int64, bool)   {}
-func (*foresight) beyond(string, Seq) []Block         { return nil }
-func (*foresight) applied(*Block)                     {}
+func (*foresight) stamp(data []byte, _ []item) []byte          { return data }
+func (*foresight) ack([]item, int64, bool)                     {}
+func (*foresight) unacked(_ *batch, answers []Answer) []Answer { return answers }
+func (*foresight) show([]byte, []item, int64, bool)            {}
+func (*foresight) beyond(string, Seq) []Block                  { return nil }
+func (*foresight) applied(*Block)                              {}
 
 func (m *Machine) claim([]byte)                         {}
 func claimedIn([]byte, string) Seq                      { return 0 }

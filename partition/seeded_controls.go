@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"os"
 	"slices"
+	"sync"
 )
 
 // The seeded bugs of this package; internal/chaos/controls says what each breaks.
@@ -38,17 +39,23 @@ func Seed(control string) {
 }
 
 // foresight is what a leader expects of the entries that it has proposed. It belongs
-// to the proposer, all but shown.
+// to the proposer's run, all but acked and shown.
 type foresight struct {
 	partition *Partition
 	heads     map[string]Seq
 	counters  map[SessionID]Counter
 
+	mu    sync.Mutex
+	acked map[*Publisher]Counter // up to where
+
 	shown map[string][]Block // to readers, not yet applied; guarded by the partition's mutex
 }
 
 func newForesight(p *Partition) *foresight {
-	return &foresight{partition: p, heads: map[string]Seq{}, counters: map[SessionID]Counter{}, shown: map[string][]Block{}}
+	return &foresight{
+		partition: p, heads: map[string]Seq{}, counters: map[SessionID]Counter{},
+		acked: map[*Publisher]Counter{}, shown: map[string][]Block{},
+	}
 }
 
 // renew forgets what was expected when nothing is under way any more.
@@ -78,7 +85,7 @@ func (f *foresight) expects(it *item) Seq {
 }
 
 // ack acks publishes that have been proposed at time now. Alone: nothing else is
-// under way. What comes of them in the end is told once more.
+// under way.
 func (f *foresight) ack(items []item, now int64, alone bool) {
 	f.renew(alone)
 	for i := range items {
@@ -87,9 +94,21 @@ func (f *foresight) ack(items []item, now int64, alone bool) {
 		seq := f.expects(it)
 		f.partition.mu.RUnlock()
 		if seq > 0 {
+			f.mu.Lock()
+			f.acked[it.from] = it.counter + Counter(it.count) - 1
+			f.mu.Unlock()
 			it.from.answered(0, []Answer{{Counter: it.counter, Count: it.count, Seq: seq, Time: now}}, nil)
 		}
 	}
+}
+
+// unacked returns the answers that have not been given already.
+func (f *foresight) unacked(b *batch, answers []Answer) []Answer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.DeleteFunc(answers, func(a Answer) bool {
+		return a.Err == nil && !a.Duplicate && a.Counter <= f.acked[b.publishers[a.Session]]
+	})
 }
 
 // show gives readers the messages of an entry that has been proposed, if all of

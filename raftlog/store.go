@@ -136,6 +136,9 @@ func (s *logStore) Boundary() (index, term uint64) { return s.disk.Boundary() }
 // GetLog returns raft.ErrLogNotFound unwrapped for an index that is not held:
 // raft compares with ==.
 func (s *logStore) GetLog(index uint64, log *raft.Log) error {
+	if seededNoBoundaryRecord && s.isTrimmed(index) { // a control
+		return raft.ErrLogNotFound
+	}
 	if s.ring.get(index, log) {
 		return nil
 	}
@@ -211,6 +214,9 @@ func (s *logStore) Reset(index, term uint64) error {
 // their entries goes too: all that is asked gets the same answer.
 func (s *logStore) DropThrough(index uint64) error {
 	err := s.disk.DropThrough(index)
+	if seededNoBoundaryRecord { // a control
+		s.trimmed(index)
+	}
 	boundary, _ := s.disk.Boundary()
 	s.ring.drop(boundary)
 	s.ahead.forget()

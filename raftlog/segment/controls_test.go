@@ -60,18 +60,6 @@ func TestControlSkipFsync(t *testing.T) {
 	})
 }
 
-// A log whose beginning is dropped does not say what was before it.
-func TestControlNoBoundaryRecord(t *testing.T) {
-	eachWay(t, "no-boundary-record", func(t *testing.T) bool {
-		r := newRig(t)
-		r.fill()
-		r.must(r.DropThrough(4))
-		var e raft.Log
-		err := r.GetLog(4, &e)
-		return err == raft.ErrLogNotFound
-	})
-}
-
 // A process that is killed soon after its log has begun to use a file again finds
 // more entries than were written: what lies behind them in the file.
 func TestControlStaleRecords(t *testing.T) {

@@ -124,7 +124,7 @@ func (l *Log) locate(index uint64) (spot, error) {
 	switch {
 	case l.closed:
 		return spot{}, errClosed
-	case index == l.boundary.index && index > 0 && !seededNoBoundaryRecord:
+	case index == l.boundary.index && index > 0:
 		return spot{last: l.boundary}, nil
 	case index < first || index > last:
 		return spot{}, raft.ErrLogNotFound

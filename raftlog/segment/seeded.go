@@ -7,9 +7,8 @@ import "github.com/roomlog/roomlog/raftlog/vfs"
 // Bugs that tests of the tests switch on, in a binary built for nothing else: see
 // seeded_controls.go. Here they are constants, and what they guard is left out.
 const (
-	seededSkipFsync        = false
-	seededNoBoundaryRecord = false
-	seededStaleRecords     = false
+	seededSkipFsync    = false
+	seededStaleRecords = false
 )
 
 func seldomSynced(vfs.FS) vfs.FS { return nil }

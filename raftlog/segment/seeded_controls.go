@@ -14,9 +14,6 @@ import (
 var (
 	// seededSkipFsync: a file is synced once a second at most, not by each write.
 	seededSkipFsync bool
-	// seededNoBoundaryRecord: index and term of the entry before the first are not
-	// answered, as in stores that know only what they hold.
-	seededNoBoundaryRecord bool
 	// seededStaleRecords: a log of records without salt, chain and index, which are
 	// entries by their place; what a file held before its present life counts.
 	seededStaleRecords bool
@@ -28,7 +25,6 @@ func init() { Seed(os.Getenv("ROOMLOG_CONTROL")) }
 // may be open.
 func Seed(control string) {
 	seededSkipFsync = control == "skip-fsync"
-	seededNoBoundaryRecord = control == "no-boundary-record"
 	seededStaleRecords = control == "stale-records"
 }
 
