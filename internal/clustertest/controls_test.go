@@ -212,7 +212,7 @@ func TestControlNoBoundaryRecord(t *testing.T) {
 		f := &floorTest{Cluster: c, t: t, pub: &Publisher{Name: "p", Client: c.Client("p", "n1", "n2"), History: &c.History}}
 		away := status(c, "n3").Last
 		c.Stop("n3")
-		f.pass(away, "n1", "n2")
+		f.pass(away+100, "n1", "n2") // more than one request to n3 holds
 		c.Run("n3")
 		c.Until("n3 is back", func() bool { return status(c, "n3").Leader != "" && status(c, "n3").Snapshot > 0 })
 		gone := "n1"
@@ -246,12 +246,12 @@ func TestControlStaleRecords(t *testing.T) {
 		publish := func(n int) {
 			for range n {
 				counter++
-				if got := raw.Publish(wire.SessionID{1}, counter == 1, counter, "r", strings.Repeat("x", 160)); !strings.HasPrefix(got, "seq") {
+				if got := raw.Publish(wire.SessionID{1}, counter == 1, counter, "r", strings.Repeat("x", int(100+counter%7*100))); !strings.HasPrefix(got, "seq") {
 					t.Fatal(got)
 				}
 			}
 		}
-		publish(3000)
+		publish(1200)
 		for range 8 {
 			publish(37)
 			c.Kill(victim)

@@ -65,7 +65,7 @@ func TestControlSkipFsync(t *testing.T) {
 func TestControlStaleRecords(t *testing.T) {
 	eachWay(t, "stale-records", func(t *testing.T) bool {
 		r := newRig(t)
-		const each = 41 // entries fill a segment, all of one size
+		each := int(r.opt.SegmentBytes-pageSize) / int(padded(248)) // entries fill a segment
 		index := uint64(0)
 		store := func(n int) (all []*raft.Log) {
 			for range n {
@@ -76,11 +76,11 @@ func TestControlStaleRecords(t *testing.T) {
 			return all
 		}
 		store(each + 1)
-		r.must(r.DropThrough(each))
+		r.must(r.DropThrough(uint64(each)))
 		store(each)
 		before, _ := r.FirstIndex()
 		kept := store(3)
-		if names := r.names(); len(names) == 0 || before != each+1 {
+		if names := r.names(); len(names) == 0 || before != uint64(each)+1 {
 			t.Fatalf("the log begins at %d: %q", before, names)
 		}
 		r.crash()

@@ -86,7 +86,7 @@ func decodeHeader(b []byte) (h header, err error) {
 // recordSize is what an entry takes in a segment.
 func recordSize(l *raft.Log) int64 { return padded(int64(len(l.Extensions)) + int64(len(l.Data))) }
 
-func padded(body int64) int64 { return (headSize + body + 7) &^ 7 }
+func padded(body int64) int64 { return (headSize + body + recordAlign - 1) &^ (recordAlign - 1) }
 
 // appendRecord encodes l and returns its checksum.
 func appendRecord(dst []byte, l *raft.Log, seed, chain uint32, batch int) ([]byte, uint32) {
@@ -110,8 +110,7 @@ func appendRecord(dst []byte, l *raft.Log, seed, chain uint32, batch int) ([]byt
 	dst = append(dst, l.Data...)
 	sum := recordSum(dst[at:], seed)
 	le.PutUint32(dst[at+4:], sum)
-	var zeros [8]byte
-	return append(dst, zeros[:-(len(dst)-at)&7]...), sum
+	return append(dst, zeros[:-int64(len(dst)-at)&(recordAlign-1)]...), sum
 }
 
 func recordSum(b []byte, seed uint32) uint32 {

@@ -11,4 +11,6 @@ const (
 	seededStaleRecords = false
 )
 
+const recordAlign = 8 // what records are padded to
+
 func seldomSynced(vfs.FS) vfs.FS { return nil }

@@ -15,8 +15,11 @@ var (
 	// seededSkipFsync: a file is synced once a second at most, not by each write.
 	seededSkipFsync bool
 	// seededStaleRecords: a log of records without salt, chain and index, which are
-	// entries by their place; what a file held before its present life counts.
+	// entries by their place; what a file held before its present life counts. They
+	// begin with a sector each, so that what is old often begins where the new ends.
 	seededStaleRecords bool
+
+	recordAlign int64 = 8 // what records are padded to
 )
 
 func init() { Seed(os.Getenv("ROOMLOG_CONTROL")) }
@@ -26,6 +29,9 @@ func init() { Seed(os.Getenv("ROOMLOG_CONTROL")) }
 func Seed(control string) {
 	seededSkipFsync = control == "skip-fsync"
 	seededStaleRecords = control == "stale-records"
+	if recordAlign = 8; seededStaleRecords {
+		recordAlign = 512
+	}
 }
 
 // syncSpacing is how far apart syncs of a file are with skip-fsync.
