@@ -31,8 +31,8 @@ func (l *ledger) mustAdd(t *testing.T, data []byte) Outcome {
 	return out
 }
 
-// A replica that has begun with a snapshot takes a retry of what came before it for
-// a new message.
+// A retry of what came before a checkpoint is taken for a new message, also by a
+// replica that has begun there.
 func TestControlForgetSessions(t *testing.T) {
 	eachWay(t, "forget-sessions", func(t *testing.T) bool {
 		l := newLedger()
@@ -47,6 +47,9 @@ func TestControlForgetSessions(t *testing.T) {
 		a := again.mustAdd(t, retry).Answers[0]
 		if a.Err != nil {
 			t.Fatal(a.Err)
+		}
+		if b := l.mustAdd(t, retry).Answers[0]; a != b {
+			t.Errorf("replicas answer %+v and %+v", a, b)
 		}
 		next := packed(5, sent{session: "p", counter: 3, floor: 3, room: "r", payload: "c"})
 		if a := again.mustAdd(t, next).Answers[0]; a.Err != nil {

@@ -145,6 +145,9 @@ func (m *Machine) checkpoint(previous raftlog.Index) bool {
 	}
 	m.rollState(kindCheckpoint, uint64(previous), uint64(m.table.len()), uint64(m.wall), m.chunks.open.bytes, m.chunks.open.messages)
 	m.chunks.close(m.index)
+	if seededForgetSessions { // a control
+		m.sessions = NewMachine().sessions
+	}
 	m.freeze()
 	return true
 }

@@ -15,8 +15,9 @@ var (
 	seededAckBeforeCommit bool
 	// seededServeBeyondCommit: the leader's readers get what it has proposed.
 	seededServeBeyondCommit bool
-	// seededForgetSessions: a snapshot brings no sessions back, and one that is not
-	// known is begun anew with the counter that comes.
+	// seededForgetSessions: sessions are no part of snapshots, and so are forgotten at
+	// each checkpoint, that replicas may agree. One that is not known is begun anew
+	// with the counter that comes.
 	seededForgetSessions bool
 	// seededLeaderCounter: the leader numbers what it proposes; a number is used up
 	// whatever becomes of the message.

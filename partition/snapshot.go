@@ -261,9 +261,6 @@ func readSnapshot(index raftlog.Index, from io.Reader) (*Machine, error) {
 	r.chunks(&m.chunks)
 	r.check(m.chunks.last() == index)
 	r.sessions(m)
-	if seededForgetSessions { // a control
-		m.sessions = NewMachine().sessions
-	}
 	r.rooms(m)
 	var end [4]byte
 	r.bytes(end[:])

@@ -68,6 +68,11 @@ start with it begins the work again.`,
 		for _, w := range warnings {
 			logger.Warn(w)
 		}
+		if seeded, err := seededWarning(); err != nil {
+			return usageError{err}
+		} else if seeded != "" {
+			logger.Warn(seeded)
+		}
 		ownFiles := !v.given("ca") && !v.given("cert") && !v.given("key")
 		ca, cert, err := cfg.certificates(ownFiles, logger)
 		if err != nil {
