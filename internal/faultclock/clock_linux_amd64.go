@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -20,6 +21,8 @@ type Clock struct {
 	pid   int
 	mem   *os.File // of the process that was attached to, never of another with its pid
 	patch *patch
+
+	mu sync.Mutex // held by Set and Close
 }
 
 // Attach takes a process's clock in hand, and changes nothing about its time. A
@@ -108,10 +111,25 @@ func (c *Clock) Set(offset time.Duration) error {
 	if offset > maxOffset || offset < -maxOffset {
 		return fmt.Errorf("skew the clock of process %d by %v: more than %v is not possible", c.pid, offset, maxOffset)
 	}
-	if err := c.write(c.patch.area, le64(uint64(offset))); err != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.set(offset); err != nil {
 		return fmt.Errorf("skew the clock of process %d: %w", c.pid, explained(err))
 	}
 	return nil
+}
+
+// set writes the offset behind the current one and makes it the current one.
+func (c *Clock) set(offset time.Duration) error {
+	current, err := c.read(c.patch.area)
+	if err != nil {
+		return err
+	}
+	next := (current + 1) % offsets
+	if err := c.write(c.patch.area+offsetsAt+8*next, le64(uint64(offset))); err != nil {
+		return err
+	}
+	return c.write(c.patch.area, []byte{byte(next)})
 }
 
 // Count returns how often the process has read the clock and was told a wrong time.
@@ -125,6 +143,8 @@ func (c *Clock) Count() (uint64, error) {
 
 // Close gives the process its own clock back. It is no error if it has ended.
 func (c *Clock) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	defer c.mem.Close()
 	if err := explained(c.restore()); err != nil && !errors.Is(err, ErrEnded) {
 		return fmt.Errorf("give process %d its clock back: %w", c.pid, err)
@@ -133,7 +153,7 @@ func (c *Clock) Close() error {
 }
 
 func (c *Clock) restore() error {
-	if err := c.write(c.patch.area, le64(0)); err != nil { // for threads that are in the stub
+	if err := c.set(0); err != nil { // for threads that are in the stub
 		return err
 	}
 	original, err := c.original()

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +49,7 @@ func TestPatchFits(t *testing.T) {
 	if area := p.in(image, vdso); !fits(area) || p.present(area) {
 		t.Errorf("no room for the patch: %x", area)
 	}
-	for _, mark := range []uint64{offsetMark, countMark, endMark} {
+	for _, mark := range []uint64{offsetsMark, countMark, endMark} {
 		if bytes.Contains(p.code, le64(mark)) {
 			t.Errorf("%#x is left in the stub", mark)
 		}
@@ -91,6 +93,42 @@ func TestNoRoom(t *testing.T) {
 	image[len(image)-1] = 1
 	if err := (&Clock{patch: p}).install(image, vdso); err == nil || !strings.Contains(err.Error(), "no room") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestSetIsWhole: the offset that threads may be reading stays as it is; with
+// one byte the next one holds.
+func TestSetIsWhole(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "memory")
+	if err := os.WriteFile(file, make([]byte, codeAt), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mem, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	c := &Clock{mem: mem, patch: &patch{}}
+	look := func() (current uint64, all []byte) {
+		t.Helper()
+		all, err := os.ReadFile(file)
+		if err != nil || len(all) != codeAt {
+			t.Fatalf("%d bytes, %v", len(all), err)
+		}
+		if all[0] >= offsets || !bytes.Equal(all[1:offsetsAt], make([]byte, 7)) || !bytes.Equal(all[originalAt:], make([]byte, 8)) {
+			t.Fatalf("memory %x", all)
+		}
+		return uint64(all[0]), all[offsetsAt:originalAt]
+	}
+	for i := range 3 * offsets {
+		was, before := look()
+		if err := c.Set(time.Duration(-1 - i)); err != nil {
+			t.Fatal(err)
+		}
+		now, after := look()
+		if !bytes.Equal(after[8*was:8*was+8], before[8*was:8*was+8]) || !bytes.Equal(after[8*now:8*now+8], le64(uint64(-1-i))) {
+			t.Errorf("from %d, %x to %d, %x", was, before, now, after)
+		}
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 
 // What stands in the stub for addresses, and behind it.
 const (
-	offsetMark = 0x1122334455667788
-	countMark  = 0x2233445566778899
-	endMark    = 0x21656e64_646e6521
+	offsetsMark = 0x1122334455667788
+	countMark   = 0x2233445566778899
+	endMark     = 0x21656e64_646e6521
 
 	maxStub = 256 // bytes
 )
@@ -23,11 +23,11 @@ func stub()
 // stubCode returns where stub begins.
 func stubCode() *byte
 
-// stubFor returns the stub's code for an offset and a count at these addresses.
-func stubFor(offset, count uint64) []byte {
+// stubFor returns the stub's code for offsets and a counter at these addresses.
+func stubFor(offsets, count uint64) []byte {
 	code := unsafe.Slice(stubCode(), maxStub)
 	code = bytes.Clone(code[:bytes.Index(code, le64(endMark))])
-	fill(code, offsetMark, offset)
+	fill(code, offsetsMark, offsets)
 	fill(code, countMark, count)
 	return code
 }

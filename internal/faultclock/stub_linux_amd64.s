@@ -1,16 +1,16 @@
 #include "textflag.h"
 
 // The stub is what a process executes in place of its vDSO's clock_gettime: it
-// is copied there, with the addresses of offset and count in place of OFFSET
-// and COUNT. It is a C function of (DI: clock, SI: *timespec) that returns in
+// is copied there, with the addresses of its offsets and its counter in place of
+// OFFSETS and COUNT. It is a C function of (DI: clock, SI: *timespec) that returns in
 // AX: it may change AX, CX, DX and what the system call changes (CX, R11), and
 // nothing else; it uses no stack and no address of its own.
 //
 // The bytes END mark where it ends.
 
 #define SYS_clock_gettime 228
-#define OFFSET $0x1122334455667788 // offsetMark
-#define COUNT $0x2233445566778899 // countMark
+#define OFFSETS $0x1122334455667788 // offsetsMark
+#define COUNT $0x2233445566778899   // countMark
 
 TEXT ·stub(SB), NOSPLIT|NOFRAME, $0-0
 	MOVL $SYS_clock_gettime, AX
@@ -19,8 +19,9 @@ TEXT ·stub(SB), NOSPLIT|NOFRAME, $0-0
 	JNE  done           // the error
 	TESTL DI, DI
 	JNE  done           // not CLOCK_REALTIME
-	MOVQ OFFSET, CX
-	MOVQ (CX), AX       // ns
+	MOVQ OFFSETS, CX
+	MOVBQZX (CX), AX    // which offset
+	MOVQ 8(CX)(AX*8), AX // ns
 	TESTQ AX, AX
 	JEQ  done           // the truth
 	MOVQ COUNT, CX

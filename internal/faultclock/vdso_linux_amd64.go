@@ -73,9 +73,16 @@ func entryIn(image []byte) (int, error) {
 
 // The patch lies at the end of the vDSO's pages:
 //
-//	offset    8 bytes  ns, what is added to the time; changed by one aligned write
-//	original  8 bytes  what was at the function's entry before the jump
-//	code               the stub
+//	current   8 bytes      the first one tells which of the offsets holds
+//	offsets   8 × 8 bytes  ns, what is added to the time
+//	original  8 bytes      what was at the function's entry before the jump
+//	code                   the stub
+//
+// The kernel may write 8 bytes in parts, and a thread under load has read such a
+// mixture. So a new offset is written to another place than that of the current
+// one, and holds with a write of one byte. A mixture is read then only by a
+// thread that pauses between reading current and the offset, for just as long as
+// all the others take to be written.
 type patch struct {
 	entry uint64 // address of the function
 	area  uint64 // of the patch
@@ -84,8 +91,10 @@ type patch struct {
 }
 
 const (
-	originalAt = 8
-	codeAt     = 16
+	offsets    = 8
+	offsetsAt  = 8
+	originalAt = offsetsAt + 8*offsets
+	codeAt     = originalAt + 8
 
 	jumpSize  = 5 // bytes of a jump: e9, and how far from behind it, 32 bits
 	entrySize = 8 // bytes that are written at the entry
