@@ -49,6 +49,7 @@ type Partition struct {
 	metrics *Metrics
 	group   *raftlog.Group
 	queue   *queue
+	gate    gate // before the proposer
 	files   *roomFiles
 	stages  *stages
 	work    workClock // of the machine

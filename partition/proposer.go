@@ -25,6 +25,7 @@ const (
 // When both have ended, everything that was queued has been answered.
 type proposer struct {
 	queue    *queue
+	gate     *gate // an entry is inside from its proposal to its answer
 	propose  func(data []byte) proposal
 	leading  func() bool
 	now      func() int64
@@ -59,6 +60,7 @@ type batch struct {
 func newProposer(p *Partition) *proposer {
 	return &proposer{
 		queue:    p.queue,
+		gate:     &p.gate,
 		propose:  func(data []byte) proposal { return p.group.Propose(data) },
 		leading:  p.group.Leading,
 		now:      func() int64 { return time.Now().UnixNano() },
@@ -97,8 +99,10 @@ func (p *proposer) run(ctx context.Context) {
 			return
 		}
 		received := epoch.Add(items[0].came)
+		p.gate.enter(ctx)
 		alive := p.alive(items)
 		if len(alive) == 0 {
+			p.gate.leave()
 			<-p.slots
 		} else {
 			p.inflight <- p.start(&pack, alive, received)
@@ -183,6 +187,7 @@ func (p *proposer) answer() {
 		ctx, cancel := context.WithTimeout(context.Background(), proposeTimeout)
 		result, err := b.entry.Wait(ctx)
 		cancel()
+		p.gate.leave()
 		<-p.slots
 		out, ok := result.(Outcome)
 		if failed, passedOver := result.(error); passedOver {

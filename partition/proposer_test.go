@@ -54,6 +54,7 @@ func startFakeLog(queueBytes int64) *fakeLog {
 	f.leads.Store(true)
 	p := &proposer{
 		queue: f.queue,
+		gate:  &f.gate,
 		propose: func(data []byte) proposal {
 			p := &fakeProposal{data: data, done: make(chan struct{})}
 			f.proposals <- p

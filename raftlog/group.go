@@ -121,7 +121,8 @@ type Group struct {
 
 	mu      sync.RWMutex
 	current *instance
-	leading *leading // nil unless this node leads
+	leading *leading      // nil unless this node leads
+	led     chan struct{} // closed and renewed when leader changes
 
 	leader atomic.Pointer[leadership]
 	fenced atomic.Pointer[string] // why, once it is
@@ -178,6 +179,7 @@ func newGroup(cfg Config) *Group {
 	g := &Group{
 		cfg: cfg, log: cfg.Logger, fsm: &fsm{machine: cfg.Machine, group: cfg.ID},
 		damage: make(chan *DamageError, 1), retry: make(chan struct{}, 1),
+		led: make(chan struct{}),
 	}
 	if cfg.Push == nil {
 		cfg.Push = func(string, Index, Term) bool { return false }

@@ -75,8 +75,36 @@ func (g *Group) readRole(inst *instance) {
 	}
 
 	known := g.readLeader(inst)
-	if old := g.leader.Swap(known); *old != *known && g.cfg.LeaderChanged != nil {
+	old := g.leader.Swap(known)
+	if *old == *known {
+		return
+	}
+	g.mu.Lock()
+	close(g.led)
+	g.led = make(chan struct{})
+	g.mu.Unlock()
+	if g.cfg.LeaderChanged != nil {
 		g.cfg.LeaderChanged(known.node, known.term)
+	}
+}
+
+// AwaitLeader returns when this replica knows a leader, which may be itself, or when
+// ctx ends.
+func (g *Group) AwaitLeader(ctx context.Context) {
+	for {
+		g.mu.RLock()
+		changes := g.led
+		g.mu.RUnlock()
+		if node, _ := g.Leader(); node != "" && (node != g.cfg.Node || g.Leading()) {
+			return
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return
+		case <-g.ctx.Done():
+			return
+		}
 	}
 }
 

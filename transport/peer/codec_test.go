@@ -23,6 +23,8 @@ var (
 	goldenMark = frame{typ: frameMark, mark: Mark{Group: 0x01020304, Index: 4096, Hash: 0xfedcba9876543210}}
 	goldenAsk  = frame{typ: frameAsk, nonce: 0x0102, group: 7}
 	goldenTold = frame{typ: frameTold, nonce: 0x0102, known: true, state: State{Leader: "n3", Term: 5, Last: 0x0900}}
+	goldenHeir = frame{typ: frameHeir, nonce: 0x0102, group: 7}
+	goldenAway = frame{typ: frameTold, nonce: 0x0102, known: true, state: State{Leader: "n3", Term: 5, Last: 0x0900, Draining: true}}
 	goldenNo   = frame{typ: frameTold, nonce: 0x0102}
 
 	goldenPush = frame{typ: framePush, push: Push{Group: 0x01020304, Index: 0x0900, Term: 5}}
@@ -35,25 +37,27 @@ var (
 	goldenSuspect = frame{typ: frameSuspect, nonce: 0x0102, node: "n3"}
 	goldenVerdict = frame{typ: frameVerdict, nonce: 0x0102, known: true}
 
-	goldenFrames = []frame{goldenSuspect, goldenVerdict, goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
+	goldenFrames = []frame{goldenHeir, goldenAway, goldenSuspect, goldenVerdict, goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
 )
 
-// The bytes of version 4 never change.
+// The bytes of version 5 never change.
 func TestGoldenBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		got  []byte
 		want string
 	}{
-		{"hello", goldenHello.append(nil), "524c5048 04 1d00" +
+		{"hello", goldenHello.append(nil), "524c5048 05 1d00" +
 			"02 a00000000000000000000000000000af 04030201 026e31 026e32 0163"},
-		{"answer", goldenAnswer.append(nil), "524c5041 04 1a00" +
+		{"answer", goldenAnswer.append(nil), "524c5041 05 1a00" +
 			"06 b00000000000000000000000000000bf 026e32 026e6f 0100 69"},
 		{"ping", goldenPing.append(nil), "0900 01 0201000000000000"},
 		{"pong", goldenPong.append(nil), "1900 02 0201000000000000 0300000000000000 ffffffffffffffff"},
 		{"mark", goldenMark.append(nil), "1500 03 04030201 0010000000000000 1032547698badcfe"},
 		{"ask", goldenAsk.append(nil), "0d00 04 0201000000000000 07000000"},
 		{"told", goldenTold.append(nil), "1d00 05 0201000000000000 01 0500000000000000 0009000000000000 026e33"},
+		{"heir", goldenHeir.append(nil), "0d00 0b 0201000000000000 07000000"},
+		{"told, draining", goldenAway.append(nil), "1d00 05 0201000000000000 02 0500000000000000 0009000000000000 026e33"},
 		{"push", goldenPush.append(nil), "1500 06 04030201 0009000000000000 0500000000000000"},
 		{"beat", goldenBeat.append(nil), "1500 07 0201000000000000 07000000 0500000000000000"},
 		{"beaten, accepted", goldenGood.append(nil), "1a00 08 0201000000000000 02 0500000000000000 0009000000000000"},
@@ -135,7 +139,7 @@ func TestBadFrames(t *testing.T) {
 		{"unknown type", []byte{1, 0, 6}, "type 6"},
 		{"a short mark", append([]byte{0x14, 0}, goldenMark.append(nil)[2:22]...), "type 3: cut short"},
 		{"a long ask", append([]byte{0x0e, 0}, append(goldenAsk.append(nil)[2:], 0)...), "type 4: 1 bytes too many"},
-		{"known neither 0 nor 1", told(2), "known is 2"},
+		{"known neither 0, 1 nor 2", told(3), "known is 3"},
 		{"not known, with a term", told(0, 9), "known is 0"},
 		{"dead neither 0 nor 1", append(goldenVerdict.append(nil)[:11], 2), "dead is 2"},
 		{"one byte beyond the longest", []byte{0x1b, 0x01}, "283 bytes, at most 282"},

@@ -10,7 +10,7 @@ import (
 //
 //	length  2 bytes  of type and body
 //	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told, 6 push, 7 beat,
-//	                 8 beaten, 9 suspect, 10 verdict
+//	                 8 beaten, 9 suspect, 10 verdict, 11 heir
 //	body
 //
 //	ping:  nonce 8 bytes
@@ -20,8 +20,10 @@ import (
 //	mark:  group 4 bytes, index 8 bytes, hash 8 bytes: the sender's replica has
 //	       this rolling hash after the entry at index
 //	ask:   nonce 8 bytes, group 4 bytes
-//	told:  nonce 8 bytes, the ask's
-//	       known 1 byte, 0 or 1; with 0 all that follows is zero
+//	heir:  as ask; the one who is asked gets ready to lead the group and then answers
+//	told:  nonce 8 bytes, the ask's or heir's
+//	       known 1 byte: 0 no, and all that follows is zero; 1 yes, 2 yes, and the
+//	       node is draining
 //	       term 8 bytes, last 8 bytes, leader string: the group as the one who
 //	       answers sees it
 //
@@ -39,15 +41,15 @@ import (
 //	       dead 1 byte, 0 or 1: it refuses the one who answers, too
 //
 // Integers are little endian; a string is one byte of length and its bytes.
-// Either end may ping and must answer a ping. Marks, asks, pushes, beats and suspects go
-// from the dialer to the acceptor, told, beaten and verdicts the other way. A frame of another type, or one that does
-// not go this way, ends the link.
+// Either end may ping and must answer a ping. Marks, asks, heirs, pushes,
+// beats and suspects go from the dialer to the acceptor, told, beaten and verdicts the
+// other way. A frame of another type, or one that does not go this way, ends the link.
 type frame struct {
 	typ            frameType
 	nonce          uint64     // of all but a mark and a push
 	received, sent int64      // of a pong
 	mark           Mark       // of a mark
-	group          uint32     // of an ask
+	group          uint32     // of an ask and an heir
 	known          bool       // of a told and a beaten; of a verdict: dead
 	node           string     // of a suspect
 	state          State      // of a told
@@ -70,6 +72,8 @@ const (
 
 	frameSuspect frameType = 9
 	frameVerdict frameType = 10
+
+	frameHeir frameType = 11
 )
 
 // maxFrame is a told with the longest leader's name.
@@ -103,7 +107,7 @@ func (f frame) append(dst []byte) []byte {
 		}
 		dst = append(u64(dst, f.nonce), how)
 		dst = u64(u64(dst, f.answer.Term), f.answer.Last)
-	case frameAsk:
+	case frameAsk, frameHeir:
 		dst = binary.LittleEndian.AppendUint32(u64(dst, f.nonce), f.group)
 	case frameSuspect:
 		dst = appendString(u64(dst, f.nonce), f.node)
@@ -115,7 +119,10 @@ func (f frame) append(dst []byte) []byte {
 		dst = append(u64(dst, f.nonce), dead)
 	case frameTold:
 		known := byte(0)
-		if f.known {
+		switch {
+		case f.known && f.state.Draining:
+			known = 2
+		case f.known:
 			known = 1
 		}
 		dst = append(u64(dst, f.nonce), known)
@@ -163,7 +170,7 @@ func decodeFrame(b []byte) (frame, error) {
 		if how > 2 || how == 0 && f.answer != (BeatAnswer{}) {
 			return frame{}, malformed("beaten: answer is %d, with %+v", how, f.answer)
 		}
-	case frameAsk:
+	case frameAsk, frameHeir:
 		f.nonce, f.group = d.uint64(), d.uint32()
 	case frameSuspect:
 		f.nonce, f.node = d.uint64(), d.string()
@@ -176,9 +183,9 @@ func decodeFrame(b []byte) (frame, error) {
 	case frameTold:
 		f.nonce = d.uint64()
 		known := d.byte()
-		f.known = known == 1
-		f.state = State{Term: d.uint64(), Last: d.uint64(), Leader: d.string()}
-		if known > 1 || known == 0 && f.state != (State{}) {
+		f.known = known > 0
+		f.state = State{Term: d.uint64(), Last: d.uint64(), Leader: d.string(), Draining: known == 2}
+		if known > 2 || known == 0 && f.state != (State{}) {
 			return frame{}, malformed("told: known is %d, with the state %+v", known, f.state)
 		}
 	default:

@@ -19,6 +19,8 @@ type State struct {
 	Leader string // "" while unknown
 	Term   uint64
 	Last   uint64 // index of the newest entry in that replica's log
+
+	Draining bool // that node is to lead nothing
 }
 
 // Push tells that a group's entry at Index, which has that term, is committed. The
@@ -38,6 +40,7 @@ var ErrNoAnswer = errors.New("peer: the node does not answer for this group")
 const (
 	maxAsking    = 32  // questions of ours under way on one link
 	maxQuestions = 64  // of another node that wait for Config.Answer
+	maxHeirs     = 8   // of these that Config.OnHeir is preparing
 	takenAtOnce  = 256 // marks or pushes written in one go, between two pings
 )
 
@@ -73,11 +76,21 @@ func (n *Network) SendPush(node string, p Push) bool {
 // goes down meanwhile, ErrNoAnswer, ctx's. The node may not answer at all: let
 // ctx end within seconds and ask again.
 func (n *Network) Ask(ctx context.Context, node string, group uint32) (State, error) {
+	return n.askGroup(ctx, node, frame{typ: frameAsk, group: group})
+}
+
+// AskHeir is Ask to a node that is to lead the group soon: it gets ready for that
+// (Config.OnHeir) and answers then.
+func (n *Network) AskHeir(ctx context.Context, node string, group uint32) (State, error) {
+	return n.askGroup(ctx, node, frame{typ: frameHeir, group: group})
+}
+
+func (n *Network) askGroup(ctx context.Context, node string, question frame) (State, error) {
 	s, err := n.linkTo(node)
 	if err != nil {
 		return State{}, err
 	}
-	f, err := s.ask(ctx, frame{typ: frameAsk, group: group})
+	f, err := s.ask(ctx, question)
 	if err == nil && !f.known {
 		err = ErrNoAnswer
 	}
@@ -167,25 +180,48 @@ func (s *session) told(f frame) {
 	}
 }
 
-// answerLoop is the goroutine that answers the questions on an accepted link.
+// answerLoop is the goroutine that answers the questions on an accepted link. Heirs
+// take a moment, which the others do not wait for; beyond maxHeirs one is answered as
+// it is.
 func (s *session) answerLoop() {
+	var preparing sync.WaitGroup
+	defer preparing.Wait()
+	heirs := make(chan struct{}, maxHeirs)
 	for {
 		select {
 		case q := <-s.questions:
-			f := frame{typ: frameTold, nonce: q.nonce}
-			switch {
-			case q.typ == frameSuspect:
-				f.typ, f.known = frameVerdict, s.net.seesDead(s.ctx, q.node)
-			case s.net.cfg.Answer != nil:
-				if f.state, f.known = s.net.cfg.Answer(q.group); !f.known {
-					f.state = State{}
-				}
+			if q.typ != frameHeir || s.net.cfg.OnHeir == nil {
+				s.answer(q)
+				continue
 			}
-			s.send(f)
+			select {
+			case heirs <- struct{}{}:
+			default:
+				s.answer(q)
+				continue
+			}
+			preparing.Go(func() {
+				defer func() { <-heirs }()
+				s.net.cfg.OnHeir(s.ctx, q.group)
+				s.answer(q)
+			})
 		case <-s.ctx.Done():
 			return
 		}
 	}
+}
+
+func (s *session) answer(q frame) {
+	f := frame{typ: frameTold, nonce: q.nonce}
+	switch {
+	case q.typ == frameSuspect:
+		f.typ, f.known = frameVerdict, s.net.seesDead(s.ctx, q.node)
+	case s.net.cfg.Answer != nil:
+		if f.state, f.known = s.net.cfg.Answer(q.group); !f.known {
+			f.state = State{}
+		}
+	}
+	s.send(f)
 }
 
 // question leaves a question to answerLoop.

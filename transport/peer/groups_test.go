@@ -157,6 +157,55 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// An heir answers when it is ready, and others' questions do not wait for that. Beyond
+// a bound nobody prepares.
+func TestAskHeir(t *testing.T) {
+	c := newCluster(t, "n1", "n2")
+	n1 := c.start("n1")
+	preparing, ready := make(chan uint32, 2*maxHeirs), make(chan struct{})
+	n2 := c.start("n2", func(cfg *Config) {
+		cfg.Answer = func(group uint32) (State, bool) { return State{Term: uint64(group), Draining: true}, true }
+		cfg.OnHeir = func(ctx context.Context, group uint32) {
+			preparing <- group
+			select {
+			case <-ready:
+			case <-ctx.Done():
+			}
+		}
+	})
+	awaitUp(t, n1, "n2")
+	awaitUp(t, n2, "n1")
+	answers := make(chan State, maxHeirs)
+	ask := func(group uint32) State {
+		got, err := n1.AskHeir(soon(t), "n2", group)
+		if err != nil {
+			t.Error(err)
+		}
+		return got
+	}
+	for group := range uint32(maxHeirs) {
+		go func() { answers <- ask(group) }()
+	}
+	for range maxHeirs {
+		<-preparing
+	}
+	if got, err := n1.Ask(soon(t), "n2", 99); err != nil || got != (State{Term: 99, Draining: true}) {
+		t.Errorf("asked while heirs prepare: %+v, %v", got, err)
+	}
+	if got := ask(100); got.Term != 100 || len(preparing) > 0 {
+		t.Errorf("one heir too many: %+v, prepared %v", got, len(preparing) > 0)
+	}
+	if len(answers) > 0 {
+		t.Error("an heir answered before it was ready")
+	}
+	close(ready)
+	for range maxHeirs {
+		if st := <-answers; !st.Draining {
+			t.Errorf("an heir answered %+v", st)
+		}
+	}
+}
+
 // A node that is slow to answer keeps its link alive; who asks it gives up when
 // it likes, or when the link ends; questions beyond the bounds wait or are
 // dropped.

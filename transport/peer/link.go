@@ -295,7 +295,7 @@ func (s *session) read(alive frameType) error {
 			}
 		case f.typ == frameMark && !dialed:
 			s.marked(f.mark)
-		case (f.typ == frameAsk || f.typ == frameSuspect) && !dialed:
+		case (f.typ == frameAsk || f.typ == frameSuspect || f.typ == frameHeir) && !dialed:
 			s.question(f)
 		default:
 			return malformed("link frame: type %d does not go this way", f.typ)

@@ -53,11 +53,14 @@ type Config struct {
 	// newest of each, some may be skipped. One call at a time.
 	OnMark func(node string, m Mark)
 	// Answer tells other nodes how this one sees a group; false: it cannot say. It
-	// may be called concurrently, once for each other node.
+	// may be called concurrently.
 	//
 	// Neither is called by a goroutine that keeps a link alive, but Close waits
 	// for both: they must return and not call Close.
 	Answer func(group uint32) (State, bool)
+	// OnHeir makes this node ready to lead a group soon, and returns then or when ctx
+	// ends. It may be called concurrently.
+	OnHeir func(ctx context.Context, group uint32)
 	// OnPush is told the pushes of other nodes, of any group: the newest of each,
 	// some may be skipped. The goroutine that reads the link calls it, so it must
 	// not block.
