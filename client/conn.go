@@ -267,12 +267,14 @@ func (c *conn) handleControl(typ wire.Type, body []byte) error {
 }
 
 // leave ends the subscriptions at a random moment within the time the server
-// gives; they resume on another node. Lanes follow their leaders.
+// gives; they resume on another node. Lanes follow their leaders. Connections to
+// where they go are made first: nothing that moves shall wait for a handshake.
 func (c *conn) leave(within time.Duration) {
-	t := time.NewTimer(rand.N(within + 1))
-	defer t.Stop()
+	at := time.NewTimer(rand.N(within + 1))
+	defer at.Stop()
+	c.router.prepare(c, within)
 	select {
-	case <-t.C:
+	case <-at.C:
 	case <-c.quic.Context().Done():
 		return
 	}

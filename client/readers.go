@@ -119,3 +119,54 @@ func (r *router) giveBack(c *conn, full bool) {
 		c.limits.Subscriptions = uint64(max(c.slots, 1))
 	}
 }
+
+// prepare connects to other nodes before that of c is gone, unless there are
+// connections: to one for readers, to two for publishes, whose next leader may be
+// any. It begins at a random moment, early within the time that there is, and returns
+// when it has succeeded or that time is over.
+func (r *router) prepare(c *conn, within time.Duration) {
+	ctx, cancel := context.WithTimeout(r.c.ctx, within)
+	defer cancel()
+	if r.c.pause(ctx, rand.N(within/16+1)) != nil {
+		return
+	}
+	for _, d := range r.others(c) {
+		r.await(ctx, d, nil)
+	}
+}
+
+// others begins to dial what prepare wants.
+func (r *router) others(c *conn) (dials []*dialling) {
+	c.mu.Lock()
+	want := 1
+	if c.pub != nil {
+		want = 2
+	}
+	c.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := slices.Clone(r.members)
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	slices.SortStableFunc(names, func(a, b string) int { return r.nodes[a].readiness() - r.nodes[b].readiness() })
+	for _, name := range names {
+		n := r.nodes[name]
+		switch {
+		case r.closed || want == 0:
+			return dials
+		case name == c.node:
+			continue
+		case n.readiness() > 0 && n.alive && (n.dial != nil || n.ready()):
+			dials = append(dials, r.dial(n))
+		}
+		want--
+	}
+	return dials
+}
+
+// readiness is 0 for a node with a connection that stays, else 1.
+func (n *node) readiness() int {
+	if c := n.live(); c != nil && !c.leaving.Load() {
+		return 0
+	}
+	return 1
+}

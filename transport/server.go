@@ -70,6 +70,7 @@ type Server struct {
 	mapFrame   []byte // clusterMap
 	mapVersion int
 	conns      map[*conn]struct{} // that have said hello
+	away       bool               // clients are asked to leave
 }
 
 // Bind takes the address, host:port, for a Server.
@@ -186,7 +187,7 @@ func (s *Server) join(c *conn) {
 	defer s.mu.Unlock()
 	s.conns[c] = struct{}{}
 	s.tellMap(c) // it may have changed since hello
-	if s.isDraining() {
+	if s.away {
 		s.sendAway(c)
 	}
 }
@@ -197,20 +198,12 @@ func (s *Server) leave(c *conn) {
 	delete(s.conns, c)
 }
 
-func (s *Server) isDraining() bool {
-	select {
-	case <-s.draining:
-		return true
-	default:
-		return false
-	}
-}
-
-// sendAway asks c to leave. Its subscriptions end by themselves at some moment: not
-// all clients at once, for others have to take them.
+// sendAway asks c to leave, at some moment within cfg.Leave: not all clients at once,
+// for others have to take them. What is left of its subscriptions then ends in half
+// as long again.
 func (s *Server) sendAway(c *conn) {
 	c.control.put(&wire.GoAway{Delay: uint64(s.cfg.Leave.Milliseconds())})
-	time.AfterFunc(rand.N(s.cfg.Leave+1), c.delivery.drain)
+	time.AfterFunc(s.cfg.Leave+rand.N(s.cfg.Leave/2+1), c.delivery.drain)
 }
 
 func (s *Server) checkToken(token string) bool {
@@ -228,17 +221,32 @@ func leaderOf(p *partition.Partition) string {
 	return node
 }
 
+// SetAway asks those clients to leave who are here, and all that come until it is
+// called with false. They are served until they go.
+func (s *Server) SetAway(away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away == away {
+		return
+	}
+	s.away = away
+	for c := range s.conns {
+		if away {
+			s.sendAway(c)
+		}
+	}
+}
+
 // Drain takes no more clients and asks those who are here to leave.
 func (s *Server) Drain() {
 	s.listener.Close()
+	s.SetAway(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isDraining() {
-		return
-	}
-	close(s.draining)
-	for c := range s.conns {
-		s.sendAway(c)
+	select {
+	case <-s.draining:
+	default:
+		close(s.draining)
 	}
 }
 

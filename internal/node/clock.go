@@ -48,7 +48,7 @@ func (n *Node) handOverTo(to string) {
 		if !p.Group().Leading() {
 			continue
 		}
-		if err := p.Group().Transfer(ctx, to); err != nil {
+		if err := n.handPartitionOver(ctx, p, to); err != nil {
 			n.log.Warn("leadership was not handed over", "partition", p.ID(), "err", err)
 		}
 	}

@@ -38,6 +38,7 @@ func (n *Node) watchCluster() {
 	for {
 		changed := n.network.Changed()
 		n.clients.SetMap(n.clusterMap())
+		n.keepDrained()
 		select {
 		case <-n.leaderEvents:
 		case <-changed:

@@ -119,6 +119,10 @@ type Node struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	draining atomic.Bool // it is to lead nothing and have no clients
+	keeping  atomic.Bool // keepDrained's hand-over is under way
+	handing  sync.Mutex  // held by handOver
+
 	failed       chan error
 	leaderEvents chan struct{} // one token: a leader has changed
 	stopOnce     sync.Once
@@ -225,7 +229,7 @@ func (n *Node) openNetwork() error {
 	n.network, err = peer.Listen(peer.Config{
 		Node: n.cfg.Name, Addr: n.cfg.Peer, Members: n.cfg.Members, Cluster: n.fingerprint(),
 		Cert: n.cfg.Cert, CA: ca, Info: told, Logger: n.log,
-		Answer: n.groupState, OnPush: n.pushed, OnBeat: n.beaten, OnDead: n.died, BeatEvery: raftlog.BeatEvery(n.cfg.Heartbeat),
+		Answer: n.groupState, OnHeir: n.heir, OnPush: n.pushed, OnBeat: n.beaten, OnDead: n.died, BeatEvery: raftlog.BeatEvery(n.cfg.Heartbeat),
 		OnMark: func(node string, m peer.Mark) { n.marks.add(node, int(m.Group), m.Index, m.Hash) },
 	})
 	if err != nil {
@@ -308,23 +312,10 @@ func (n *Node) Failed() <-chan error { return n.failed }
 // Addrs returns the bound addresses; listen is the one that clients are told.
 func (n *Node) Addrs() (listen, peer, http string) { return n.listen, n.peer, n.httpAt }
 
-// handOver is how long a stopping node tries to give its leaderships away, and
-// leave how long clients have to go by themselves.
-const (
-	handOver = time.Second
-	leave    = 100 * time.Millisecond
-)
-
 // Close hands leadership over, sends clients away and stops, within 3 s.
 func (n *Node) Close() error {
 	n.stopOnce.Do(func() {
-		n.handOver()
-		n.clients.Drain()
-		select {
-		case <-time.After(leave):
-		case <-n.failed:
-		}
-		n.handOver() // what has come to this node meanwhile
+		n.leave()
 		n.cancel()
 		n.stopErr = errors.Join(n.clients.Close(), n.http.Close())
 		n.tasks.Wait()
@@ -334,26 +325,27 @@ func (n *Node) Close() error {
 	return n.stopErr
 }
 
-// handOver gives every leadership of this node to another voter, if one is alive.
-func (n *Node) handOver() {
-	ctx, cancel := context.WithTimeout(n.ctx, handOver)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range n.partitions {
-		if p.Group().Leading() && n.anotherAlive() {
-			wg.Go(func() {
-				if err := p.Group().Transfer(ctx, ""); err != nil {
-					n.log.Info("leadership was not handed over", "partition", p.ID(), "err", err)
-				}
-			})
-		}
+// leave gives away what other nodes can take: leaderships and clients.
+func (n *Node) leave() {
+	n.draining.Store(true) // the others give us nothing
+	gone := time.After(leaveAll)
+	n.clients.Drain()
+	if n.anotherVoter() {
+		n.pause(time.After(headStart))
+		n.handOver(true)
 	}
-	wg.Wait()
+	if n.anotherNode() {
+		n.pause(gone)
+	}
+	n.handOver(true) // what has come to this node meanwhile
 }
 
-func (n *Node) anotherAlive() bool {
-	voters := n.cfg.Voters()
-	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive && slices.Contains(voters, p.Node) })
+// pause waits, unless the node fails.
+func (n *Node) pause(until <-chan time.Time) {
+	select {
+	case <-until:
+	case <-n.failed:
+	}
 }
 
 // Kill stops without a goodbye, as a crash would: clients and peers notice by

@@ -297,5 +297,5 @@ func (n *Node) groupState(group uint32) (peer.State, bool) {
 	if err != nil {
 		return peer.State{}, false
 	}
-	return peer.State{Leader: st.Leader, Term: uint64(st.Term), Last: uint64(st.Last)}, true
+	return peer.State{Leader: st.Leader, Term: uint64(st.Term), Last: uint64(st.Last), Draining: n.draining.Load()}, true
 }

@@ -40,7 +40,7 @@ func (n *Node) Node() admin.NodeStatus {
 	listen, peerAddr, httpAddr := n.Addrs()
 	st := admin.NodeStatus{
 		Node: n.cfg.Name, Version: n.cfg.Version, Listen: listen, Peer: peerAddr, HTTP: httpAddr,
-		Replicas: len(n.partitions), Started: n.started,
+		Replicas: len(n.partitions), Started: n.started, Draining: n.draining.Load(),
 	}
 	for _, p := range n.partitions {
 		if p.Group().Leading() {
@@ -128,7 +128,8 @@ func (n *Node) Transfer(ctx context.Context, id int, to string) error {
 	if !n.network.Up(to) {
 		return fmt.Errorf("node %s is not reachable from the leader %s", to, n.cfg.Name)
 	}
-	err := g.Transfer(ctx, to)
+	n.prepare(ctx, to, id)
+	err := n.partitions[id].HandOver(ctx, to)
 	if leader, _ := g.Leader(); errors.Is(err, raftlog.ErrNotLeader) {
 		return &admin.NotLeaderError{Leader: leader}
 	}

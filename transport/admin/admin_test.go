@@ -90,7 +90,7 @@ func TestEndpoints(t *testing.T) {
 		{"health", "GET", "/healthz", 200, "ok\n"},
 		{"ready", "GET", "/readyz", 200, "ok\n"},
 		{"metrics", "GET", "/metrics", 200, "roomlog_test_messages_total 3"},
-		{"node", "GET", "/v1/node", 200, `"started":"0001-01-01T00:00:00Z","peers":[]}`},
+		{"node", "GET", "/v1/node", 200, `"started":"0001-01-01T00:00:00Z","draining":false,"peers":[]}`},
 		{"partitions", "GET", "/v1/partitions", 200, `[{"partition":0,"leader":"n1","term":0,"commit":7,`},
 		{"a partition", "GET", "/v1/partitions/1", 200, `"queue_bytes":9}`},
 		{"a partition without replica here", "GET", "/v1/partitions/2", 404, `{"error":"partition 2: this node has no replica of it"}`},

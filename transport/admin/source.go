@@ -32,6 +32,10 @@ type Source interface {
 // names it.
 var ErrNotFound = errors.New("not found")
 
+// ErrConflict: what was asked for is not possible as things are; wrap it in an error
+// that says why.
+var ErrConflict = errors.New("not possible now")
+
 // NotLeaderError: nothing was done; ask Leader ("" while unknown).
 type NotLeaderError struct{ Leader string }
 
@@ -52,6 +56,7 @@ type NodeStatus struct {
 	Leaders  int          `json:"leaders"`  // partitions it leads
 	Replicas int          `json:"replicas"` // partitions it holds
 	Started  time.Time    `json:"started"`
+	Draining bool         `json:"draining"` // it is to lead nothing and have no clients
 	Peers    []PeerStatus `json:"peers"`
 }
 
