@@ -23,6 +23,7 @@ type fakeNode struct {
 	partitions []admin.PartitionStatus
 	drift      admin.Drift
 	transfer   func(partition int, to string) error
+	drain      func() error
 }
 
 func (f *fakeNode) Ready() error           { return nil }
@@ -52,6 +53,9 @@ func (f *fakeNode) Drift(int) admin.Drift { return f.drift }
 func (f *fakeNode) Transfer(_ context.Context, partition int, to string) error {
 	return f.transfer(partition, to)
 }
+
+func (f *fakeNode) Drain(context.Context) error { return f.drain() }
+func (f *fakeNode) Undrain()                    { f.drain = nil }
 
 func (f *fakeNode) setLeader(leader string, term uint64) {
 	f.mu.Lock()
@@ -97,22 +101,55 @@ func check(t *testing.T, got, want string) {
 func TestNodeList(t *testing.T) {
 	n1, n2 := named("n1"), named("n2")
 	n1.status = admin.NodeStatus{Node: "n1", Leaders: 9, Replicas: 16, Version: "v1", Listen: "127.0.0.1:7400", Peer: "127.0.0.1:7410", HTTP: "127.0.0.1:7420"}
-	n2.status = admin.NodeStatus{Node: "n2", Leaders: 7, Replicas: 16, Version: "v1", Listen: "127.0.0.1:7401", Peer: "127.0.0.1:7411", HTTP: "127.0.0.1:7421"}
+	n2.status = admin.NodeStatus{Node: "n2", Leaders: 7, Replicas: 16, Version: "v1", Listen: "127.0.0.1:7401", Peer: "127.0.0.1:7411", HTTP: "127.0.0.1:7421", Draining: true}
 	dead := deadNode(t, "n3")
 	unheard, silent := client.Node{Name: "n4", Alive: true}, client.Node{Name: "n5"}
 	nodes := []client.Node{silent, unheard, dead, startNode(t, n2, "secret"), startNode(t, n1, "secret")}
 
-	check(t, ask(t, nodes, 0, "node", "list", "-o", "json").stdout, `{"node":"n1","alive":true,"leaders":9,"replicas":16,"version":"v1","listen":"127.0.0.1:7400","peer":"127.0.0.1:7410","http":"127.0.0.1:7420"}
-{"node":"n2","alive":true,"leaders":7,"replicas":16,"version":"v1","listen":"127.0.0.1:7401","peer":"127.0.0.1:7411","http":"127.0.0.1:7421"}
-{"node":"n3","alive":false,"leaders":0,"replicas":0,"version":"","listen":"127.0.0.1:7402","peer":"","http":"`+dead.HTTP+`"}
-{"node":"n4","alive":true,"leaders":0,"replicas":0,"version":"","listen":"","peer":"","http":""}
-{"node":"n5","alive":false,"leaders":0,"replicas":0,"version":"","listen":"","peer":"","http":""}
+	check(t, ask(t, nodes, 0, "node", "list", "-o", "json").stdout, `{"node":"n1","alive":true,"leaders":9,"replicas":16,"version":"v1","listen":"127.0.0.1:7400","peer":"127.0.0.1:7410","http":"127.0.0.1:7420","draining":false}
+{"node":"n2","alive":true,"leaders":7,"replicas":16,"version":"v1","listen":"127.0.0.1:7401","peer":"127.0.0.1:7411","http":"127.0.0.1:7421","draining":true}
+{"node":"n3","alive":false,"leaders":0,"replicas":0,"version":"","listen":"127.0.0.1:7402","peer":"","http":"`+dead.HTTP+`","draining":false}
+{"node":"n4","alive":true,"leaders":0,"replicas":0,"version":"","listen":"","peer":"","http":"","draining":false}
+{"node":"n5","alive":false,"leaders":0,"replicas":0,"version":"","listen":"","peer":"","http":"","draining":false}
 `)
 	text := ask(t, nodes[3:], 0, "node", "list").stdout
-	check(t, text, `NODE  ALIVE  LEADERS  REPLICAS  VERSION  LISTEN          PEER            HTTP
-n1    yes    9        16        v1       127.0.0.1:7400  127.0.0.1:7410  127.0.0.1:7420
-n2    yes    7        16        v1       127.0.0.1:7401  127.0.0.1:7411  127.0.0.1:7421
+	check(t, text, `NODE  ALIVE     LEADERS  REPLICAS  VERSION  LISTEN          PEER            HTTP
+n1    yes       9        16        v1       127.0.0.1:7400  127.0.0.1:7410  127.0.0.1:7420
+n2    draining  7        16        v1       127.0.0.1:7401  127.0.0.1:7411  127.0.0.1:7421
 `)
+}
+
+// A node that needs longer than one answer may take is asked again.
+func TestNodeDrain(t *testing.T) {
+	n1, n2 := named("n1"), named("n2")
+	n1.status.Node, n2.status.Node = "n1", "n2"
+	asked := 0
+	n2.drain = func() error {
+		if asked++; asked == 1 {
+			return fmt.Errorf("n2 still leads 3 partitions: %w", context.DeadlineExceeded)
+		}
+		return nil
+	}
+	n1.drain = func() error { return fmt.Errorf("%w: no other voter is alive", admin.ErrConflict) }
+	nodes := []client.Node{startNode(t, n1, "secret"), startNode(t, n2, "secret"), deadNode(t, "n3")}
+	check(t, ask(t, nodes, 0, "node", "drain", "n2", "-o", "json").stdout, `{"node":"n2","draining":true}
+`)
+	if asked != 2 {
+		t.Errorf("n2 was asked %d times", asked)
+	}
+	check(t, ask(t, nodes, 0, "node", "drain", "n2", "--undo").stdout, "n2 may lead and serve clients\n")
+	if n2.drain != nil {
+		t.Error("the drain was not taken back")
+	}
+	for _, tt := range []struct{ node, want string }{
+		{"n1", "roomlog: drain n1: not possible now: no other voter is alive (HTTP 409)"},
+		{"n3", "roomlog: drain n3: dial tcp 127.0.0.1:"},
+		{"n9", `roomlog: there is no node "n9"; roomlog node list tells which there are`},
+	} {
+		if got := ask(t, nodes, 1, "node", "drain", tt.node); !strings.Contains(got.stderr, tt.want) {
+			t.Errorf("drain %s: %q, want %q", tt.node, got.stderr, tt.want)
+		}
+	}
 }
 
 func TestNobodyAnswers(t *testing.T) {

@@ -5,6 +5,8 @@
 //	GET  /readyz                           "ok", or 503 and why not
 //	GET  /metrics                          Prometheus
 //	GET  /v1/node                          NodeStatus
+//	POST /v1/node/drain                    gives leaderships and clients away: Drained
+//	POST /v1/node/undrain                  takes that back: Drained
 //	GET  /v1/partitions                    [PartitionStatus], this node's replicas
 //	GET  /v1/partitions/{n}                PartitionStatus
 //	GET  /v1/rooms?order=&limit=           [RoomStatus]
@@ -59,7 +61,7 @@ const (
 	defaultDrift = 10      // rooms and cursors told with the drift
 	maxDrift     = 1000
 
-	transferTimeout = 10 * time.Second
+	transferTimeout = 10 * time.Second // and for a drain
 	answerTimeout   = 15 * time.Second // for everything but profiles: beyond transferTimeout
 	profileTimeout  = 5 * time.Minute
 )
@@ -80,6 +82,8 @@ func New(cfg Config) http.Handler {
 		MaxRequestsInFlight: 8,
 	}))
 	mux.HandleFunc("GET /v1/node", h.node)
+	mux.HandleFunc("POST /v1/node/drain", h.drain)
+	mux.HandleFunc("POST /v1/node/undrain", h.undrain)
 	mux.HandleFunc("GET /v1/partitions", h.partitions)
 	mux.HandleFunc("GET /v1/partitions/{n}", h.partition)
 	mux.HandleFunc("POST /v1/partitions/{n}/transfer", h.transfer)
@@ -299,9 +303,28 @@ func (h *handler) transfer(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, http.StatusOK, Transferred{Partition: n, Leader: to})
 }
 
+func (h *handler) drain(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), transferTimeout)
+	defer cancel()
+	if err := h.source.Drain(ctx); err != nil {
+		h.failTransfer(w, err)
+		return
+	}
+	h.logger.Info("drained", "by", r.RemoteAddr)
+	h.answer(w, http.StatusOK, Drained{Node: h.name(), Draining: true})
+}
+
+func (h *handler) undrain(w http.ResponseWriter, r *http.Request) {
+	h.source.Undrain()
+	h.logger.Info("draining was taken back", "by", r.RemoteAddr)
+	h.answer(w, http.StatusOK, Drained{Node: h.name()})
+}
+
 func (h *handler) failTransfer(w http.ResponseWriter, err error) {
 	var elsewhere *NotLeaderError
 	switch {
+	case errors.Is(err, ErrConflict):
+		h.fail(w, http.StatusConflict, err)
 	case errors.As(err, &elsewhere):
 		h.answer(w, http.StatusConflict, Failure{Error: err.Error(), Leader: elsewhere.Leader})
 	case errors.Is(err, ErrNotFound):

@@ -22,6 +22,8 @@ type fakeNode struct {
 	ready    error
 	drift    float64
 	transfer func(partition int, to string) error
+	drained  error // Drain's answer
+	undrains int
 }
 
 func (f *fakeNode) Ready() error { return f.ready }
@@ -54,6 +56,15 @@ func (f *fakeNode) Transfer(ctx context.Context, partition int, to string) error
 	}
 	return f.transfer(partition, to)
 }
+
+func (f *fakeNode) Drain(ctx context.Context) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		return errors.New("the context has no deadline")
+	}
+	return f.drained
+}
+
+func (f *fakeNode) Undrain() { f.undrains++ }
 
 func handlerOf(source Source, token string) http.Handler {
 	registry := prometheus.NewRegistry()
@@ -112,6 +123,9 @@ func TestEndpoints(t *testing.T) {
 		{"transfer to nobody", "POST", "/v1/partitions/1/transfer", 400, `{"error":"to: name`},
 		{"transfer of no partition", "POST", "/v1/partitions/x/transfer?to=n2", 400, `"error":`},
 		{"transfer by reading", "GET", "/v1/partitions/1/transfer?to=n2", 405, `{"error":"GET /v1/partitions/1/transfer: method not allowed"}`},
+		{"drain", "POST", "/v1/node/drain", 200, `{"node":"n1","draining":true}`},
+		{"drain taken back", "POST", "/v1/node/undrain", 200, `{"node":"n1","draining":false}`},
+		{"drain by reading", "GET", "/v1/node/drain", 405, `method not allowed"}`},
 		{"no such path", "GET", "/v1/nodes", 404, `{"error":"GET /v1/nodes: not found"}`},
 		{"root", "GET", "/", 404, `"error":`},
 		{"profiles", "GET", "/debug/pprof/", 200, "goroutine"},
@@ -257,5 +271,27 @@ func TestGarbageDoesNoHarm(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("healthz afterwards = %d", resp.StatusCode)
+	}
+}
+
+func TestDrainErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		err    error
+		status int
+		body   string
+	}{
+		{"nobody else", fmt.Errorf("%w: no other voter is alive", ErrConflict), 409, `{"error":"not possible now: no other voter is alive"}`},
+		{"too slow", fmt.Errorf("n1 still leads 3 partitions: %w", context.DeadlineExceeded), 504, `still leads 3 partitions`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := ask(handlerOf(&fakeNode{drained: tt.err}, ""), "POST", "/v1/node/drain")
+			if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.body) {
+				t.Errorf("drain = %d %s, want %d and %s", w.Code, w.Body, tt.status, tt.body)
+			}
+		})
+	}
+	if w := ask(handlerOf(&fakeNode{}, "secret"), "POST", "/v1/node/drain"); w.Code != 401 {
+		t.Errorf("drain without token = %d, want 401", w.Code)
 	}
 }

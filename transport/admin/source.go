@@ -26,6 +26,11 @@ type Source interface {
 	// that node leads. Errors: *NotLeaderError, one that wraps ErrNotFound,
 	// ctx's.
 	Transfer(ctx context.Context, partition int, to string) error
+	// Drain hands the node's leaderships over, sends its clients elsewhere, and keeps
+	// both off until Undrain. It returns when the node leads nothing. Errors: one
+	// that wraps ErrConflict if no other node can take over, ctx's.
+	Drain(ctx context.Context) error
+	Undrain()
 }
 
 // ErrNotFound: there is no such partition or node; wrap it in an error that
@@ -111,6 +116,12 @@ type RoomStatus struct {
 type Transferred struct {
 	Partition int    `json:"partition"`
 	Leader    string `json:"leader"`
+}
+
+// Drained answers a drain, and one that is taken back.
+type Drained struct {
+	Node     string `json:"node"`
+	Draining bool   `json:"draining"`
 }
 
 // Failure is the body of every error.
