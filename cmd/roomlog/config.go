@@ -48,6 +48,7 @@ var settings = []struct {
 	{"queue-bytes", "16MiB", "`SIZE` of a partition's queue of publishes"},
 	{"tail-bytes", "8MiB", "`SIZE` of a partition's newest messages in memory"},
 	{"heartbeat", "500ms", "`TIME` without the leader's heartbeat before followers elect"},
+	{"fast-failover", "true", "`BOOL`: elect as soon as a leader's process is seen to be gone; false: when its heartbeats are missed"},
 	{"segment-bytes", "64MiB", "`SIZE` of a file of a partition's log"},
 	{"reserve", "256MiB", "`SIZE` of the free disk space below which publishes are refused (0: none)"},
 	{"retention-age", "0", "`TIME` for which messages are kept (0: for ever)"},
@@ -325,6 +326,7 @@ type config struct {
 	queueBytes, tailBytes         int64
 	segmentBytes, reserve         int64
 	retention                     node.Retention
+	fastFailover                  bool
 	rebuild                       []int // of the command line alone
 	logLevel                      slog.Level
 }
@@ -357,6 +359,7 @@ func (v values) config() (config, error) {
 		reserve:      c.sizeBetween("reserve", 0, unlimited),
 		retention:    c.retention(),
 		keyExchange:  c.keyExchange(),
+		fastFailover: c.bool("fast-failover"),
 
 		logLevel: c.level("log-level"),
 	}
@@ -410,6 +413,17 @@ func checkNodeName(name string) error {
 		return fmt.Errorf("node name %q: use letters, digits, '_', '-' and '.', such as n1 or chat-1.example", name)
 	}
 	return nil
+}
+
+func (c *checker) bool(key string) bool {
+	switch c.values.get(key) {
+	case "true":
+		return true
+	case "false":
+	default:
+		c.fail(key, "use true or false")
+	}
+	return false
 }
 
 func (c *checker) path(key string) string {

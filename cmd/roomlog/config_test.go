@@ -83,7 +83,7 @@ func TestDefaults(t *testing.T) {
 		ca:         "roomlog-data/ca.pem", cert: "roomlog-data/cert.pem", key: "roomlog-data/key.pem",
 		sessionTTL: 10 * time.Minute, heartbeat: 500 * time.Millisecond, objective: 100 * time.Millisecond, spacing: 60 * time.Millisecond,
 		queueBytes: 16 << 20, tailBytes: 8 << 20, segmentBytes: 64 << 20, reserve: 256 << 20,
-		logLevel: slog.LevelInfo,
+		logLevel: slog.LevelInfo, fastFailover: true,
 	}
 	if err != nil || !reflect.DeepEqual(cfg, want) {
 		t.Errorf("config = %+v, %v, want %+v", cfg, err, want)
@@ -166,6 +166,8 @@ func TestValidation(t *testing.T) {
 		{"a time without unit", []string{"--session-ttl", "10"}, `session-ttl: "10" (flag --session-ttl): use a number with a unit`},
 		{"fastest heartbeat", []string{"--heartbeat", "50ms"}, ""},
 		{"too fast a heartbeat", []string{"--heartbeat", "49ms"}, "use at least 50ms"},
+		{"slow failover", []string{"--fast-failover", "false"}, ""},
+		{"no failover", []string{"--fast-failover", "no"}, `fast-failover: "no" (flag --fast-failover): use true or false`},
 		{"slowest heartbeat", []string{"--heartbeat", "10s"}, ""},
 		{"too slow a heartbeat", []string{"--heartbeat", "10001ms"}, "use at most 10s"},
 

@@ -142,6 +142,8 @@ func (cfg config) nodeConfig(ca []byte, cert tls.Certificate, logger *slog.Logge
 		Heartbeat:  cfg.heartbeat,
 		Objective:  cfg.objective,
 
+		HeartbeatsOnly: !cfg.fastFailover,
+
 		FlushSpacing: cmp.Or(cfg.spacing, -1),
 		KeyExchange:  cfg.keyExchange,
 		SegmentBytes: cfg.segmentBytes,

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/roomlog/roomlog/raftlog"
 )
 
@@ -32,16 +34,24 @@ func (n *Node) died(gone string) {
 		return
 	}
 	led := n.ledBy(gone)
-	if len(led) == 0 {
+	if len(led) == 0 || n.cfg.HeartbeatsOnly {
+		return
+	}
+	n.deaths.alarms.Inc()
+	if !n.deaths.allows(gone, time.Now()) {
+		n.deaths.limited.Inc()
+		n.log.Warn("a node dies again and again: heartbeats decide", "node", gone, "partitions", len(led))
 		return
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, standBudget)
 	defer cancel()
 	others := n.agreeDead(ctx, gone)
 	if voters := n.cfg.Voters(); 1+len(others) <= len(voters)/2 {
+		n.deaths.refused.Inc()
 		n.log.Warn("a node's port refuses, but too few others find so: heartbeats decide", "node", gone, "others", others)
 		return
 	}
+	n.deaths.agreed.Inc()
 	n.log.Info("a node is gone: its partitions elect", "node", gone, "partitions", len(led), "agreed", others)
 	var replaced sync.WaitGroup
 	for id, term := range led {
@@ -98,6 +108,7 @@ func (n *Node) replace(ctx context.Context, id int, gone string, term raftlog.Te
 	g := n.partitions[id].Group()
 	first := n.standsFirst(ctx, g, id, others)
 	pause := max(standPause, n.cfg.Heartbeat/8)
+	stood := false
 	for try := range standTries {
 		if !first || try > 0 {
 			select {
@@ -107,13 +118,18 @@ func (n *Node) replace(ctx context.Context, id int, gone string, term raftlog.Te
 			}
 		}
 		if !g.Stand(gone, term) {
-			return // somebody leads, or it is not ours to lead
+			break // somebody leads, or it is not ours to lead
 		}
+		stood = true
+		n.deaths.stood.Inc()
+	}
+	if stood && g.Leading() {
+		n.deaths.won.Inc()
 	}
 }
 
-// standsFirst tells whether this replica's log is the longest; of equal ones the
-// group decides, so that not one node gets all. Who does not hear from the others
+// standsFirst tells whether this replica's log is the longest; of equal ones a node
+// that is not being drained, or else the group decides, so that not one node gets all. Who does not hear from the others
 // does not: they may be standing.
 func (n *Node) standsFirst(ctx context.Context, g *raftlog.Group, id int, others []string) bool {
 	mine, err := g.PeerState()
@@ -123,8 +139,15 @@ func (n *Node) standsFirst(ctx context.Context, g *raftlog.Group, id int, others
 	ctx, cancel := context.WithTimeout(ctx, deathTalk)
 	defer cancel()
 	for _, other := range others {
-		st, err := n.ask(id)(ctx, other)
-		if err != nil || (st.Last > mine.Last || st.Last == mine.Last && rank(id, other) > rank(id, n.cfg.Name)) {
+		st, err := n.network.Ask(ctx, other, uint32(id))
+		if err != nil || st.Last > uint64(mine.Last) {
+			return false
+		}
+		before := rank(id, other) > rank(id, n.cfg.Name)
+		if drained := n.draining.Load(); drained != st.Draining {
+			before = drained
+		}
+		if st.Last == uint64(mine.Last) && before {
 			return false
 		}
 	}
@@ -136,4 +159,56 @@ func rank(group int, node string) uint32 {
 	h.Write([]byte{byte(group), byte(group >> 8)})
 	h.Write([]byte(node))
 	return h.Sum32()
+}
+
+// A node that dies, comes back and leads again and again shall not keep the others
+// busy with elections: each death of a node is worth an election at once, as long as
+// there are not more than deathBurst of them and then one in each deathPause.
+const (
+	deathBurst = 5
+	deathPause = 2 * time.Second
+)
+
+// deaths counts alarms and what became of them, and bounds how often a node's death
+// is acted upon.
+type deaths struct {
+	alarms, limited, refused, agreed prometheus.Counter
+	stood, won                       prometheus.Counter
+
+	mu   sync.Mutex
+	paid map[string]time.Time // up to when a node's deaths are paid for, one deathPause each
+}
+
+func newDeaths() *deaths {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "roomlog", Subsystem: "failover", Name: name, Help: help})
+	}
+	return &deaths{
+		alarms:  counter("alarms_total", "Links that ended with a port that refuses, of nodes that led partitions."),
+		limited: counter("limited_total", "Alarms that were left to heartbeats: the node had died too often of late."),
+		refused: counter("refused_total", "Alarms with which too few other voters agreed."),
+		agreed:  counter("agreed_total", "Alarms with which a majority of the voters agreed."),
+		stood:   counter("stands_total", "Elections of a partition that this node stood for after an alarm."),
+		won:     counter("wins_total", "Partitions that this node leads for having stood."),
+		paid:    map[string]time.Time{},
+	}
+}
+
+func (d *deaths) collectors() []prometheus.Collector {
+	return []prometheus.Collector{d.alarms, d.limited, d.refused, d.agreed, d.stood, d.won}
+}
+
+// allows tells whether a node's death at now is to be acted upon.
+func (d *deaths) allows(node string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	paid := d.paid[node]
+	if paid.Before(now) {
+		paid = now
+	}
+	if paid = paid.Add(deathPause); paid.Sub(now) > deathBurst*deathPause {
+		return false
+	}
+	d.paid[node] = paid
+	return true
 }

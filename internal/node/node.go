@@ -62,6 +62,10 @@ type Config struct {
 	Heartbeat  time.Duration // Raft's heartbeat and election timeout
 	Objective  time.Duration // p99 of what messages may take, the drift objective; default 100 ms
 
+	// HeartbeatsOnly leaves it to missed heartbeats to notice a dead node: partitions
+	// whose leader's process is gone do not elect at once.
+	HeartbeatsOnly bool
+
 	// FlushSpacing is the most that flushes of a client's connection are apart when
 	// processors are busy with them; default DefaultSpacing; below 0: none.
 	FlushSpacing time.Duration
@@ -123,6 +127,8 @@ type Node struct {
 	keeping  atomic.Bool // keepDrained's hand-over is under way
 	handing  sync.Mutex  // held by handOver
 
+	deaths *deaths // of other nodes
+
 	failed       chan error
 	leaderEvents chan struct{} // one token: a leader has changed
 	stopOnce     sync.Once
@@ -142,6 +148,7 @@ func Open(cfg Config) (*Node, error) {
 		cfg:          cfg,
 		log:          cfg.Logger,
 		started:      time.Now(),
+		deaths:       newDeaths(),
 		failed:       make(chan error, 1),
 		leaderEvents: make(chan struct{}, 1),
 	}
@@ -263,6 +270,7 @@ func (n *Node) serveHTTP(l net.Listener, clients []prometheus.Collector) {
 	registry.MustRegister(n.metrics...)
 	registry.MustRegister(n.network.Collectors()...)
 	registry.MustRegister(n.space.collectors()...)
+	registry.MustRegister(n.deaths.collectors()...)
 	registry.MustRegister(n.marks.mismatches, partitionMetrics{n}, driftMetrics{n})
 	n.http = admin.NewServer(admin.New(admin.Config{
 		Source: n, Token: n.cfg.Token, Registry: registry, Logger: n.log,
