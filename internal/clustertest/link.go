@@ -9,9 +9,9 @@ import (
 
 // link relays TCP connections from one node to another until it is cut.
 type link struct {
-	addr     string // where the one dials
-	to       string // where the other listens
-	listener net.Listener
+	addr     string       // where the one dials
+	to       string       // where the other listens
+	listener net.Listener // the test's
 	tasks    sync.WaitGroup
 
 	mu    sync.Mutex
@@ -25,13 +25,13 @@ func newLink(tb testing.TB, to string) *link {
 		tb.Fatal(err)
 	}
 	k := &link{addr: l.Addr().String(), to: to, listener: l, conns: map[net.Conn]struct{}{}}
-	k.tasks.Go(k.accept)
+	k.tasks.Go(func() { k.accept(l) })
 	return k
 }
 
-func (k *link) accept() {
+func (k *link) accept(l net.Listener) {
 	for {
-		in, err := k.listener.Accept()
+		in, err := l.Accept()
 		if err != nil {
 			return
 		}
@@ -84,6 +84,23 @@ func (k *link) heal() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.down = false
+}
+
+// refuse is cut with a port that is closed, as if no process were there, until
+// listen.
+func (k *link) refuse() {
+	k.listener.Close()
+	k.cut()
+}
+
+func (k *link) listen(tb testing.TB) {
+	l, err := net.Listen("tcp", k.addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	k.listener = l
+	k.tasks.Go(func() { k.accept(l) })
+	k.heal()
 }
 
 func (k *link) close() {
