@@ -44,12 +44,13 @@ type benchmark struct {
 	duration time.Duration
 	dir      string
 	plot     string         // file
+	nodes    int            // of a cluster that is started here
 	checks   []func() error // of the flags' values
 }
 
 // newBenchmark adds the flags that all benchmarks have.
 func newBenchmark(a *app, cmd *cobra.Command, name string, duration time.Duration, partitions int) *benchmark {
-	b := &benchmark{app: a, flags: cmd.Flags(), settings: bench.Settings{Bench: name}}
+	b := &benchmark{app: a, flags: cmd.Flags(), settings: bench.Settings{Bench: name}, nodes: 3}
 	cmd.Args = noArgs
 	b.flags.DurationVar(&b.duration, "duration", duration, "how long to measure, after a warm-up of a second")
 	b.flags.StringVar(&b.dir, "dir", "", "where the cluster's temporary directory is made (default $TMPDIR)")
@@ -138,7 +139,7 @@ func (b *benchmark) target(ctx context.Context) (*bench.Target, error) {
 		if err != nil {
 			return nil, err
 		}
-		return bench.StartTarget(ctx, binary, b.dir, b.settings.Partitions)
+		return bench.StartTarget(ctx, binary, b.dir, b.nodes, b.settings.Partitions)
 	}
 	p, err := b.app.loadProfile()
 	if err != nil {

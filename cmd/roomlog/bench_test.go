@@ -154,7 +154,7 @@ func TestBenchIdle(t *testing.T) {
 func TestBenchRunning(t *testing.T) {
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	dir := t.TempDir()
-	cluster, err := bench.StartTarget(t.Context(), os.Args[0], dir, 3)
+	cluster, err := bench.StartTarget(t.Context(), os.Args[0], dir, 3, 3)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,9 @@ import (
 	"github.com/roomlog/roomlog/internal/bench"
 )
 
+// roomRate is how many messages a second each room of a rolling restart gets.
+const roomRate = 50
+
 func newBenchFailover(a *app) *cobra.Command {
 	var fault string
 	var kills int
@@ -24,7 +27,10 @@ messages of a subscriber on another node and of one on the node that fails. All
 that was acked must have been received, once and in order.
 
 Faults: kill (kill -9), pause (the process is stopped for a while), transfer
-(leadership is handed over), drain (the node is told to stop).`,
+(leadership is handed over), drain (the node is told to stop), rolling (all nodes are
+restarted, one after the other, and each time the next when that one is ready). A
+rolling restart has a room in each partition, with readers on all nodes; the gaps are
+the longest of any room in each round, and --rate is that of all rooms together.`,
 		Example: `  roomlog bench failover --kills 20
   roomlog bench failover --fault drain --rate 1000`,
 	}
@@ -35,13 +41,22 @@ Faults: kill (kill -9), pause (the process is stopped for a while), transfer
 	b.payload(bench.MinPayload)
 	b.rate(200, 50, "messages a second")
 	b.count(&kills, "kills", 10, 1, 10_000, "how often")
-	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer or drain")
+	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer, drain or rolling")
+	b.count(&b.nodes, "nodes", 3, 3, 5, "how many nodes the cluster gets: 3 or 5")
 	b.check(func() error {
 		switch {
 		case !slices.Contains(bench.AllFaults(), bench.Fault(fault)):
 			return usagef("--fault %q: use one of %v", fault, bench.AllFaults())
 		case b.running():
 			return usagef("bench failover makes nodes fail: it starts a cluster of its own, leave --profile and --server out")
+		case b.nodes == 4:
+			return usagef("--nodes 4: use 3 or 5, four bear no more failures than three")
+		case fault == string(bench.FaultRolling) && !b.flags.Changed("rate"):
+			s.Rate = roomRate * float64(s.Partitions)
+		case fault == string(bench.FaultRolling) && s.Rate < 50*float64(s.Partitions):
+			return usagef("--rate %v: a pause of a room cannot be seen with less than 50 messages a second in each of %d partitions", s.Rate, s.Partitions)
+		}
+		switch {
 		case b.flags.Changed("duration"), b.flags.Changed("rooms"):
 			return usagef("bench failover has one room and lasts as long as its --kills")
 		}
@@ -60,7 +75,11 @@ Faults: kill (kill -9), pause (the process is stopped for a while), transfer
 }
 
 func printFailover(w io.Writer, r *bench.FailoverReport) {
-	fmt.Fprintf(w, "%s of the leader, %d times at %v messages a second\n", r.Fault, r.Kills, r.Rate)
+	what := string(r.Fault) + " of the leader"
+	if r.Fault == bench.FaultRolling {
+		what = fmt.Sprintf("rolling restart of %d nodes, the worst of %d rooms", len(r.Leaders), r.Rooms)
+	}
+	fmt.Fprintf(w, "%s, %d times at %v messages a second\n", what, r.Kills, r.Rate)
 	for _, g := range []struct {
 		what string
 		bench.Gaps
@@ -68,4 +87,7 @@ func printFailover(w io.Writer, r *bench.FailoverReport) {
 		fmt.Fprintf(w, "%-24s min %.1f, p50 %.1f, p99 %.1f, max %.1f ms\n", g.what, g.Min, g.P50, g.P99, g.Max)
 	}
 	fmt.Fprintf(w, "lost %d, duplicates %d, reordered %d; %d elections without a fault\n", r.Lost, r.Duplicates, r.Reordered, r.WithoutFault)
+	if r.Unplanned != nil {
+		fmt.Fprintf(w, "%d elections that were not for a leader that stopped\n", *r.Unplanned)
+	}
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,10 +22,13 @@ const (
 	FaultPause    Fault = "pause"    // its process is stopped in its tracks, and goes on later
 	FaultTransfer Fault = "transfer" // leadership is handed to another node
 	FaultDrain    Fault = "drain"    // the node is told to stop, and does
+	FaultRolling  Fault = "rolling"  // all nodes are restarted, one after the other
 )
 
 // AllFaults names them.
-func AllFaults() []Fault { return []Fault{FaultKill, FaultPause, FaultTransfer, FaultDrain} }
+func AllFaults() []Fault {
+	return []Fault{FaultKill, FaultPause, FaultTransfer, FaultDrain, FaultRolling}
+}
 
 // FailoverReport is what RunFailover measures.
 type FailoverReport struct {
@@ -38,7 +42,8 @@ type FailoverReport struct {
 	Lost         int64 `json:"lost"` // acked, but never received
 	Duplicates   int64 `json:"duplicates"`
 	Reordered    int64 `json:"reordered"`
-	WithoutFault int   `json:"elections_without_fault"` // in the load before the first fault
+	WithoutFault int   `json:"elections_without_fault"`       // in the load before the first fault
+	Unplanned    *int  `json:"elections_unplanned,omitempty"` // of a rolling restart: not for a leader that stopped
 }
 
 // Gaps are the longest pauses of all faults, one of each.
@@ -75,6 +80,9 @@ func RunFailover(ctx context.Context, t *Target, s Settings, fault Fault, kills 
 	if !t.Local() {
 		return nil, errors.New("nodes are made to fail: that needs a cluster of its own")
 	}
+	if fault == FaultRolling {
+		return runRolling(ctx, t, s, kills, progress)
+	}
 	s.describe(t, 0, calmBefore)
 	f := &failover{target: t, room: t.rooms(1)[0], fault: fault, failed: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(ctx)
@@ -109,6 +117,7 @@ type failover struct {
 	target *Target
 	room   *room
 	fault  Fault
+	readAt string // where the reader of all messages begins; "": at the leader
 
 	client *client.Client
 	acks   pulse
@@ -261,7 +270,7 @@ func (f *failover) begin(ctx context.Context, s Settings) (err error) {
 			f.acked = max(f.acked, receipt.Seq)
 		}
 	})
-	return f.read(ctx, &f.reader, f.room.leader, 0)
+	return f.read(ctx, &f.reader, cmp.Or(f.readAt, f.room.leader), 0)
 }
 
 func (f *failover) note(err error) {

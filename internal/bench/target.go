@@ -35,24 +35,24 @@ type Target struct {
 // startLimit is how long a fresh cluster may take until it is ready.
 const startLimit = time.Minute
 
-// StartTarget starts a cluster of three nodes on this machine in a new directory
+// StartTarget starts a cluster of so many nodes on this machine in a new directory
 // below dir ("" is the system's place for such), which Close removes. Its
 // partitions' leaders are spread evenly.
-func StartTarget(ctx context.Context, binary, dir string, partitions int) (*Target, error) {
+func StartTarget(ctx context.Context, binary, dir string, nodes, partitions int) (*Target, error) {
 	dir, err := os.MkdirTemp(dir, "roomlog-bench-")
 	if err != nil {
 		return nil, err
 	}
 	t := &Target{kind: freshServers, dir: dir}
-	if err := t.start(ctx, binary, partitions); err != nil {
+	if err := t.start(ctx, binary, nodes, partitions); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
 }
 
-func (t *Target) start(ctx context.Context, binary string, partitions int) error {
+func (t *Target) start(ctx context.Context, binary string, nodes, partitions int) error {
 	layout, err := devcluster.Prepare(devcluster.Options{
-		Dir: t.dir, Nodes: 3, BasePort: devcluster.FreePorts, Partitions: partitions,
+		Dir: t.dir, Nodes: nodes, BasePort: devcluster.FreePorts, Partitions: partitions,
 	})
 	if err != nil {
 		return err
