@@ -122,7 +122,10 @@ func (c *Cluster) env() []string {
 }
 
 // Start starts a node's process. It does not wait until it serves.
-func (c *Cluster) Start(node string) error {
+func (c *Cluster) Start(node string) error { return c.StartWith(node) }
+
+// StartWith is Start with further arguments of serve.
+func (c *Cluster) StartWith(node string, args ...string) error {
 	n, ok := c.cfg.Layout.Node(node)
 	if !ok {
 		return fmt.Errorf("there is no node %q", node)
@@ -132,7 +135,7 @@ func (c *Cluster) Start(node string) error {
 		return err
 	}
 	defer out.Close() // the child has its own
-	cmd := exec.Command(c.cfg.Binary, "serve", "--config", n.Config)
+	cmd := exec.Command(c.cfg.Binary, append([]string{"serve", "--config", n.Config}, args...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = c.env()
 	cmd.SysProcAttr = childAttr()
