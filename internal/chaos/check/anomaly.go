@@ -34,6 +34,7 @@ const (
 	SplitAck          Name = "split-ack"
 	SplitLeader       Name = "split-leader"
 	StuckRoom         Name = "stuck-room"
+	StuckReplica      Name = "stuck-replica"
 	PhantomElection   Name = "phantom-election"
 	Unpublished       Name = "unpublished"
 
@@ -68,11 +69,12 @@ var meanings = []struct {
 	{ResumeRegression, "a subscription after a seq began at or before it"},
 	{DedupMiss, "a retry made a second copy: a message lies at two seqs and the later one was acked"},
 	{DedupGhost, "a retry was acked with a seq that holds another message"},
-	{ReplicaDivergence, "two replicas differ, or one lacks in its final read what had been acked before"},
+	{ReplicaDivergence, "two replicas differ, in what they serve or on disk, or one lacks in its final read what had been acked before"},
 	{StaleFence, "an acked seq was overwritten by another message: a deposed leader acked (so lost-write too)"},
 	{SplitAck, "one seq of a room was acked for two messages (so one may be a lost-write too)"},
 	{SplitLeader, "two nodes claimed to lead a partition in one term, twice each"},
 	{StuckRoom, "publishes to a room were open and none was acked for longer than the bound, with a quorum there"},
+	{StuckReplica, "a node did not serve again, did not catch up or did not give a room when all faults were long over"},
 	{PhantomElection, "a partition's term rose though no fault was on or just over"},
 	{Unpublished, "a message was read that nobody had published to that room"},
 	{MonotonicReads, "a client was told of a head below what it had read"},

@@ -157,6 +157,10 @@ func (c *Checker) take(op *history.Op) error {
 		return c.final(op, v)
 	case *history.Replica:
 		c.replica(op, v)
+	case *history.Verify:
+		c.verify(op, v)
+	case *history.Ready:
+		c.ready(op, v)
 	case *history.Leader:
 		c.leader(op, v)
 	case *history.Fault:

@@ -88,8 +88,9 @@ func (c *Checker) final(op *history.Op, v *history.Final) error {
 	if f == nil || f.room.name != v.Room || f.node != v.Node {
 		return misfit("no final read of %q from %s is open", v.Room, v.Node)
 	}
-	if op.Type != history.OK {
-		delete(c.finals, op.Process) // what it had was true all the same
+	if op.Type != history.OK { // what it had was true all the same
+		delete(c.finals, op.Process)
+		c.tally.add(StuckReplica, ops{op.Index}, "room %q: %s does not give it whole: %s", v.Room, v.Node, op.Error)
 		return nil
 	}
 	f.op, f.first, f.last = op.Index, max(f.first, v.First, 1), v.Last
@@ -174,5 +175,19 @@ func (c *Checker) replica(op *history.Op, v *history.Replica) {
 		c.replicas[key] = v
 	} else if other.Hash != v.Hash {
 		c.tally.add(ReplicaDivergence, ops{op.Index}, "partition %d at index %d: %s has hash %s, %s has %s", v.Partition, v.Applied, v.Node, v.Hash, other.Node, other.Hash)
+	}
+}
+
+// verify takes the comparison of two nodes' disks.
+func (c *Checker) verify(op *history.Op, v *history.Verify) {
+	if op.Type != history.OK {
+		c.tally.add(ReplicaDivergence, ops{op.Index}, "the disks of %s and %s: %s", v.Node, v.Against, op.Error)
+	}
+}
+
+// ready takes whether all nodes served again after faults.
+func (c *Checker) ready(op *history.Op, v *history.Ready) {
+	if op.Type != history.OK {
+		c.tally.add(StuckReplica, ops{op.Index}, "after %v: %s", v.After, op.Error)
 	}
 }

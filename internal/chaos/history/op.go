@@ -27,6 +27,8 @@ const (
 	FHead      F = "head"
 	FFinal     F = "final"
 	FReplica   F = "replica"
+	FVerify    F = "verify"
+	FReady     F = "ready"
 	FLeader    F = "leader"
 )
 
@@ -70,7 +72,8 @@ type Op struct {
 }
 
 // Value is what an op is about: *Run, *Publish, *Subscribe, *Poll, *Head,
-// *Final, *Replica, *Leader, or *Fault for every other f of the nemesis.
+// *Final, *Replica, *Verify, *Ready, *Leader, or *Fault for every other f of the
+// nemesis.
 type Value interface{ check(t Type) error }
 
 // ID names the nth publish of a process: "p3-17". n counts 1, 2, 3, … in the
@@ -141,6 +144,10 @@ func valueOf(f F, p Process) (Value, error) {
 		return new(Final), nil
 	case FReplica:
 		return new(Replica), nil
+	case FVerify:
+		return new(Verify), nil
+	case FReady:
+		return new(Ready), nil
 	case FLeader:
 		return new(Leader), nil
 	}

@@ -99,6 +99,19 @@ type Leader struct {
 	Leader    string `json:"leader"`
 }
 
+// Verify (ok or fail) is the comparison of what two stopped nodes have on disk at
+// the end, byte by byte; the op's error says how they differ.
+type Verify struct {
+	Node    string `json:"node"`
+	Against string `json:"against"`
+}
+
+// Ready (ok or fail) tells whether all nodes served again when faults were over,
+// within the time that they have for it; the op's error says who did not.
+type Ready struct {
+	After []string `json:"after"` // faults
+}
+
 // Phases of a fault. One that has no end, such as a restart, needs a stop all
 // the same: when its harm is repaired.
 const (
@@ -195,6 +208,15 @@ func (v *Replica) check(Type) error {
 	}
 	return nil
 }
+
+func (v *Verify) check(Type) error {
+	if v.Node == "" || v.Against == "" {
+		return errors.New("node or against is missing")
+	}
+	return nil
+}
+
+func (v *Ready) check(Type) error { return nil }
 
 func (v *Leader) check(Type) error {
 	if v.Node == "" {
