@@ -1,0 +1,190 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/roomlog/roomlog/internal/chaos/history"
+)
+
+// Options say what a run shall be. Binary, History and Duration are needed.
+type Options struct {
+	Binary   string        // the roomlog binary
+	History  string        // file that is written; gzipped if it ends in .gz
+	Dir      string        // where the nodes' directories are made; "" is the system's place for such
+	Seed     uint64        // of everything that is drawn
+	Duration time.Duration // of the faults, about; start and end take some 10 s more
+	Nodes    int           // 3 unless given
+	Nemeses  []string      // names; none, or Mix: all, now and then two at once
+
+	Partitions int     // 4 unless given
+	Rooms      int     // 8 unless given
+	Rate       float64 // messages a second, 200 unless given
+
+	Settings map[string]string // of the nodes, over those of a run
+	Env      []string          // of the nodes: KEY=value
+	Version  string            // of the binary, for the history
+	Logs     string            // directory that gets what the nodes have printed; "": nowhere
+
+	// Progress, if not nil, is told what happens, and how much is done, 0 to 1.
+	Progress func(what string, done float64)
+}
+
+// Bounds of a run.
+const (
+	MinDuration = 2 * time.Second
+	MaxDuration = 24 * time.Hour
+	MaxNodes    = 7
+)
+
+// Check completes the options, and tells what is wrong with them.
+func (o *Options) Check() error {
+	o.Nodes = orDefault(o.Nodes, 3)
+	o.Partitions = orDefault(o.Partitions, 4)
+	o.Rooms = orDefault(o.Rooms, 8)
+	o.Rate = orDefault(o.Rate, 200)
+	if o.Progress == nil {
+		o.Progress = func(string, float64) {}
+	}
+	switch {
+	case o.Duration < MinDuration || o.Duration > MaxDuration:
+		return fmt.Errorf("duration %v: give %v to %v", o.Duration, MinDuration, MaxDuration)
+	case o.Nodes < 3 || o.Nodes > MaxNodes || o.Nodes%2 == 0:
+		return fmt.Errorf("%d nodes: give 3, 5 or 7", o.Nodes)
+	}
+	_, err := find(o.Nemeses)
+	return err
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// settings make files roll, checkpoints come and old messages go within a run.
+var settings = map[string]string{"segment-bytes": "1MiB", "retention-bytes": "8MiB", "log-level": "info"}
+
+const (
+	publishers = 4
+	seekers    = 2
+	filler     = 1 << 10 // bytes
+)
+
+// run is one run.
+type run struct {
+	opts    Options
+	cluster *cluster
+	rec     *recorder
+	load    *load
+	strikes []strike
+	done    float64 // share of them
+}
+
+// Run makes a cluster, has it suffer, and writes down what its users were told, for
+// the verdict of package check. That a cluster does not serve again is in the
+// history, too. An error means that there is none: the machine lacks something.
+func Run(ctx context.Context, opts Options) error {
+	if err := opts.Check(); err != nil {
+		return err
+	}
+	nemeses, err := find(opts.Nemeses)
+	if err != nil {
+		return err
+	}
+	w, err := history.Create(opts.History)
+	if err != nil {
+		return err
+	}
+	r := &run{opts: opts, rec: newRecorder(w), strikes: plan(opts.Seed, opts.Duration, nemeses, mixed(opts.Nemeses))}
+	r.header(w)
+	return errors.Join(r.live(ctx), w.Close())
+}
+
+// mixed tells whether nemeses may strike at the same time.
+func mixed(names []string) bool { return len(names) == 0 || slices.Contains(names, Mix) }
+
+// header writes what the run is, and the least that it must hold to prove anything.
+func (r *run) header(w *history.Writer) {
+	o := r.opts
+	names := make([]string, o.Nodes)
+	for i := range names {
+		names[i] = fmt.Sprintf("n%d", i+1)
+	}
+	least := int64(math.Ceil(o.Rate * o.Duration.Seconds() / 4))
+	w.Write(history.Op{Process: history.Nemesis, Type: history.Info, F: history.FRun, Value: &history.Run{
+		Name: "chaos", Seed: o.Seed, Version: o.Version, Began: w.Began().Format(time.RFC3339Nano),
+		Nodes: names, Partitions: o.Partitions, Nemeses: named(r.strikes), Duration: o.Duration.Seconds(),
+		Floors: history.Floors{Ops: map[history.F]int64{
+			history.FPublish: least, history.FPoll: least, history.FHead: int64(o.Duration.Seconds()),
+		}},
+	}})
+}
+
+// live is a cluster's life from start to end.
+func (r *run) live(ctx context.Context) (err error) {
+	all := maps.Clone(settings)
+	maps.Copy(all, r.opts.Settings)
+	r.opts.Progress("starting the cluster", 0)
+	r.cluster, err = startCluster(ctx, r.opts, all)
+	defer func() { err = errors.Join(err, r.cluster.keepLogs(r.opts.Logs), r.cluster.close()) }()
+	if err != nil {
+		return err
+	}
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watched, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	watching.Go(func() { r.observe(watched) })
+	watching.Go(func() { r.watchMachine(watched) })
+
+	w := workload{rooms: r.opts.Rooms, publishers: publishers, seekers: seekers, rate: r.opts.Rate, filler: filler}
+	r.load, err = startLoad(ctx, r.cluster, r.rec, w, r.opts.Seed)
+	defer r.load.close()
+	if err != nil {
+		return err
+	}
+	if err := r.load.flows(ctx); err != nil {
+		return err
+	}
+	err = r.follow(ctx)
+	if err == nil {
+		r.opts.Progress("reading everything", 1)
+		err = r.finish(ctx)
+	}
+	unwatch() // elections come as nodes stop
+	watching.Wait()
+	if err == nil {
+		err = r.compare(ctx)
+	}
+	if errors.Is(err, errStuck) { // the verdict tells
+		return nil
+	}
+	return err
+}
+
+// keepLogs copies what the nodes have printed to a directory, if there is one.
+func (c *cluster) keepLogs(dir string) error {
+	if dir == "" || c.procs == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range c.procs.Layout().Nodes {
+		printed, err := os.ReadFile(n.Log)
+		errs = append(errs, err, os.WriteFile(filepath.Join(dir, n.Name+".log"), printed, 0o644))
+	}
+	return errors.Join(errs...)
+}
