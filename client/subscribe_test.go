@@ -556,6 +556,37 @@ func TestDrainingServerIsLeft(t *testing.T) {
 	}
 }
 
+// Who publishes to a node that is leaving connects to the others before its leader
+// moves: any of them may be the next.
+func TestGoAwayPreparesPublishers(t *testing.T) {
+	f := startFake(t, 3, 3)
+	c := f.dial(t)
+	room := ""
+	for i := 0; room == "" || wire.PartitionOf(room, 3) != 0; i++ {
+		room = fmt.Sprint("r", i)
+	}
+	if _, err := c.Publish(within(t), room, []byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	f.nodes[0].push(&wire.GoAway{Delay: 1000})
+	connected := func(n *fakeNode) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.conns) == 1
+	}
+	for ctx := within(t); !connected(f.nodes[1]) || !connected(f.nodes[2]); {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("it does not connect elsewhere")
+		}
+	}
+	f.lead(0, 2, false)
+	if _, err := c.Publish(within(t), room, []byte("b")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRoom(t *testing.T) {
 	f := startFake(t, 3, 3)
 	c := f.dial(t)
