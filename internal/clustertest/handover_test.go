@@ -207,3 +207,42 @@ func linked(c *Cluster, name string) (up int) {
 	}
 	return up
 }
+
+// In a cluster of five a majority of the voters agrees that the leader is gone, and
+// one of them leads each partition long before heartbeats are missed.
+func TestFiveVoters(t *testing.T) {
+	t.Parallel()
+	const heartbeat = 4 * time.Second
+	c := Start(t, 5, 4, func(cfg *node.Config) { cfg.Heartbeat = heartbeat })
+	killed := c.Leader("lobby")
+	led := map[int]bool{}
+	for _, p := range c.Node(killed).Partitions() {
+		led[p.Partition] = p.Leader == killed
+	}
+	began := time.Now()
+	for _, l := range c.members[killed].links {
+		l.cut()
+	}
+	for name, m := range c.members {
+		if name != killed {
+			m.links[killed].refuse()
+		}
+	}
+	c.Kill(killed)
+	for _, name := range c.Names() {
+		if name == killed {
+			continue
+		}
+		c.Until(name+" follows others", func() bool {
+			for _, p := range c.Node(name).Partitions() {
+				if led[p.Partition] && (p.Leader == "" || p.Leader == killed) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	if took := time.Since(began); took > heartbeat/2 {
+		t.Errorf("others led %v after %s was killed, as if heartbeats had been missed", took, killed)
+	}
+}

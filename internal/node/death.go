@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/roomlog/roomlog/raftlog"
+	"github.com/roomlog/roomlog/transport/peer"
 )
 
 // A leader whose process is gone is replaced without waiting for heartbeats to be
@@ -106,7 +107,7 @@ func (n *Node) agreeDead(ctx context.Context, gone string) (agreed []string) {
 // longer, else when nobody leads after a while.
 func (n *Node) replace(ctx context.Context, id int, gone string, term raftlog.Term, others []string) {
 	g := n.partitions[id].Group()
-	first := n.standsFirst(ctx, g, id, others)
+	first := n.standsFirst(ctx, g, id, gone, others)
 	pause := max(standPause, n.cfg.Heartbeat/8)
 	stood := false
 	for try := range standTries {
@@ -131,27 +132,41 @@ func (n *Node) replace(ctx context.Context, id int, gone string, term raftlog.Te
 // standsFirst tells whether this replica's log is the longest; of equal ones a node
 // that is not being drained, or else the group decides, so that not one node gets all. Who does not hear from the others
 // does not: they may be standing.
-func (n *Node) standsFirst(ctx context.Context, g *raftlog.Group, id int, others []string) bool {
+func (n *Node) standsFirst(ctx context.Context, g *raftlog.Group, id int, gone string, agreed []string) bool {
 	mine, err := g.PeerState()
 	if err != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, deathTalk)
 	defer cancel()
-	for _, other := range others {
-		st, err := n.network.Ask(ctx, other, uint32(id))
-		if err != nil || st.Last > uint64(mine.Last) {
+	// All are asked, not only who has agreed: in a cluster of five each may have another
+	// majority in mind, and of two who stand at once often neither is elected.
+	for _, other := range n.cfg.Voters() {
+		if other == gone || other == n.cfg.Name {
+			continue
+		}
+		st, err := n.askState(ctx, other, id)
+		switch {
+		case err != nil && slices.Contains(agreed, other):
 			return false
-		}
-		before := rank(id, other) > rank(id, n.cfg.Name)
-		if drained := n.draining.Load(); drained != st.Draining {
-			before = drained
-		}
-		if st.Last == uint64(mine.Last) && before {
+		case err == nil && n.goesBefore(other, st, id, uint64(mine.Last)):
 			return false
 		}
 	}
 	return true
+}
+
+// goesBefore tells whether another voter is to stand before this one, whose log ends
+// at last.
+func (n *Node) goesBefore(other string, st peer.State, id int, last uint64) bool {
+	drained := n.draining.Load()
+	switch {
+	case st.Last != last:
+		return st.Last > last
+	case st.Draining != drained:
+		return drained
+	}
+	return rank(id, other) > rank(id, n.cfg.Name)
 }
 
 func rank(group int, node string) uint32 {

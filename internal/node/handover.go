@@ -130,7 +130,7 @@ func (h heirs) choose(ctx context.Context, n *Node, p *partition.Partition, drai
 	}
 	var best, spare string
 	for name := range h {
-		st, err := n.askHeir(ctx, name, p.ID())
+		st, err := n.askState(ctx, name, p.ID())
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			delete(h, name) // it would keep the other partitions waiting, too
@@ -150,7 +150,7 @@ func (h heirs) choose(ctx context.Context, n *Node, p *partition.Partition, drai
 	return best
 }
 
-func (n *Node) askHeir(ctx context.Context, name string, id int) (peer.State, error) {
+func (n *Node) askState(ctx context.Context, name string, id int) (peer.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, successorAsk)
 	defer cancel()
 	return n.network.Ask(ctx, name, uint32(id))
