@@ -214,6 +214,37 @@ func ParseGoAway(body []byte) (GoAway, error) {
 	return g, p.done()
 }
 
+// Watch asks for a Gone whenever the server finds that a node is gone, from now on.
+// With Leaders the client has nobody else to hear from who leads: maps are told to it
+// as to one that publishes here.
+type Watch struct{ Leaders bool }
+
+func (*Watch) frameType() Type { return TypeWatch }
+
+func (w *Watch) appendBody(dst []byte) []byte { return appendBool(dst, w.Leaders) }
+
+// ParseWatch reads a Watch.
+func ParseWatch(body []byte) (Watch, error) {
+	p := parser{typ: TypeWatch, b: body}
+	w := Watch{Leaders: p.bool("leaders")}
+	return w, p.done()
+}
+
+// Gone tells that the process of a node is gone: whoever has a connection to it need
+// not wait for its silence.
+type Gone struct{ Node string }
+
+func (*Gone) frameType() Type { return TypeGone }
+
+func (g *Gone) appendBody(dst []byte) []byte { return appendString(dst, g.Node) }
+
+// ParseGone reads a Gone.
+func ParseGone(body []byte) (Gone, error) {
+	p := parser{typ: TypeGone, b: body}
+	g := Gone{Node: p.str("node", MaxName)}
+	return g, p.done()
+}
+
 // Error is the last frame of a stream that failed. Its words are for people.
 type Error struct {
 	Code       Code

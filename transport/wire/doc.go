@@ -6,7 +6,7 @@
 // what a stream is for:
 //
 //	Hello      the control stream, once per connection and before any other:
-//	           Welcome, then Ping/Pong, Map and GoAway
+//	           Welcome, then Ping/Pong, Watch, Map, GoAway and Gone
 //	Attach     the publish stream: Publish in, Acks and Refused out
 //	Subscribe  one subscription: Subscribed, then Deliver and Gap, for ever
 //	Query      one question about a room, one Info

@@ -14,6 +14,7 @@ type Type uint8
 const (
 	TypeHello     Type = 0x01
 	TypePing      Type = 0x02
+	TypeWatch     Type = 0x03
 	TypeAttach    Type = 0x10
 	TypePublish   Type = 0x11
 	TypeDetach    Type = 0x12
@@ -24,6 +25,7 @@ const (
 	TypePong       Type = 0x82
 	TypeMap        Type = 0x83
 	TypeGoAway     Type = 0x84
+	TypeGone       Type = 0x85
 	TypeAttached   Type = 0x90
 	TypeAcks       Type = 0x91
 	TypeRefused    Type = 0x92
@@ -36,9 +38,9 @@ const (
 )
 
 var typeNames = map[Type]string{
-	TypeHello: "hello", TypePing: "ping", TypeAttach: "attach", TypePublish: "publish",
+	TypeHello: "hello", TypePing: "ping", TypeWatch: "watch", TypeAttach: "attach", TypePublish: "publish",
 	TypeDetach: "detach", TypeSubscribe: "subscribe", TypeQuery: "query",
-	TypeWelcome: "welcome", TypePong: "pong", TypeMap: "map", TypeGoAway: "goaway",
+	TypeWelcome: "welcome", TypePong: "pong", TypeMap: "map", TypeGoAway: "goaway", TypeGone: "gone",
 	TypeAttached: "attached", TypeAcks: "acks", TypeRefused: "refused",
 	TypeSubscribed: "subscribed", TypeDeliver: "deliver", TypeGap: "gap",
 	TypeRedirect: "redirect", TypeInfo: "info", TypeError: "error",

@@ -27,6 +27,8 @@ var samples = []struct {
 	{"hello", &Hello{Version: 1, Token: "secret", Name: "anna"}},
 	{"hello-bare", &Hello{Version: 1}},
 	{"ping", &Ping{Nonce: 0x0123456789abcdef}},
+	{"watch", &Watch{}},
+	{"watch-leaders", &Watch{Leaders: true}},
 	{"attach", &Attach{Partition: 3, Session: sampleSession}},
 	{"attach-open", &Attach{Partition: 3, Session: sampleSession, Open: true}},
 	{"publish", &Publish{Counter: 300, Behind: 2, Name: []byte("anna"), Room: []byte("lobby"), Payload: []byte("hello")}},
@@ -41,6 +43,7 @@ var samples = []struct {
 	{"map", &sampleMap},
 	{"map-empty", &Map{}},
 	{"goaway", &GoAway{Delay: 1500}},
+	{"gone", &Gone{Node: "n2"}},
 	{"attached", &Attached{Partition: 3, Attach: 2}},
 	{"acks", &Acks{Partition: 3, Time: 1700000000123456789, Runs: []AckRun{{7, 3, 1000}, {10, 1, 5}}}},
 	{"acks-duplicate", &Acks{Partition: 0, Time: -1, Duplicate: true, Runs: []AckRun{{1, 8192, 1}}}},
@@ -119,6 +122,8 @@ func parse(typ Type, body []byte) (Frame, error) {
 	case TypePing:
 		nonce, err := ParsePing(typ, body)
 		return &Ping{nonce}, err
+	case TypeWatch:
+		return parsed(ParseWatch(body))
 	case TypeAttach:
 		return parsed(ParseAttach(body))
 	case TypePublish:
@@ -138,6 +143,8 @@ func parse(typ Type, body []byte) (Frame, error) {
 		return parsed(ParseMap(body))
 	case TypeGoAway:
 		return parsed(ParseGoAway(body))
+	case TypeGone:
+		return parsed(ParseGone(body))
 	case TypeAttached:
 		return parsed(ParseAttached(body))
 	case TypeAcks:
@@ -321,6 +328,9 @@ func TestParseRefuses(t *testing.T) {
 		want string
 	}{
 		{"empty body", TypeHello, "", "hello: version is missing"},
+		{"watch of neither", TypeWatch, "\x02", "watch: leaders is neither 0 nor 1"},
+		{"gone with more", TypeGone, "\x02n2x", "gone: 1 bytes too many"},
+		{"gone, cut short", TypeGone, "\x03n2", "gone: node is cut short"},
 		{"token too long", TypeHello, "\x01\x81\x20", "hello: token has 4097 bytes, at most 4096 are allowed"},
 		{"name too long", TypeHello, "\x01\x00\x41", "hello: name has 65 bytes, at most 64 are allowed"},
 		{"name cut short", TypeHello, "\x01\x00\x05anna", "hello: name is cut short"},
@@ -441,6 +451,10 @@ func frames() *rapid.Generator[Frame] {
 			return &m
 		case TypeGoAway:
 			return &GoAway{num()}
+		case TypeGone:
+			return &Gone{text(t, MaxName)}
+		case TypeWatch:
+			return &Watch{yes()}
 		case TypeAttached:
 			return &Attached{part(), num()}
 		case TypeAcks:
