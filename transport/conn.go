@@ -37,7 +37,9 @@ type conn struct {
 	name          []byte // the publisher name of Hello
 	subscriptions atomic.Int32
 	publishing    atomic.Bool
-	mapVersion    int // what it has been told; guarded by server.mu once it has joined
+	watches       atomic.Bool // it has asked to be told of nodes that are gone
+	spare         atomic.Bool // and waits for no other news
+	mapVersion    int         // what it has been told; guarded by server.mu once it has joined
 }
 
 func newConn(s *Server, qc *quic.Conn) *conn {
@@ -148,7 +150,8 @@ func abortWith(ctx context.Context, stream *quic.Stream) (stop func() bool) {
 	})
 }
 
-// readControl answers pings. The end of the stream ends the connection.
+// readControl takes what the client asks of the connection. The end of the stream
+// ends the connection.
 func (c *conn) readControl(in *wire.Reader) error {
 	for {
 		typ, body, err := in.Next()
@@ -157,15 +160,29 @@ func (c *conn) readControl(in *wire.Reader) error {
 		} else if err != nil {
 			return err
 		}
-		if typ != wire.TypePing {
-			return c.malformed(fmt.Errorf("%v does not belong on the control stream", typ))
-		}
-		nonce, err := wire.ParsePing(typ, body)
-		if err != nil {
+		if err := c.controlFrame(typ, body); err != nil {
 			return c.malformed(err)
 		}
-		c.control.put(&wire.Pong{Nonce: nonce})
 	}
+}
+
+func (c *conn) controlFrame(typ wire.Type, body []byte) error {
+	switch typ {
+	case wire.TypePing:
+		nonce, err := wire.ParsePing(typ, body)
+		if err == nil {
+			c.control.put(&wire.Pong{Nonce: nonce})
+		}
+		return err
+	case wire.TypeWatch:
+		w, err := wire.ParseWatch(body)
+		if err == nil {
+			c.spare.Store(!w.Leaders)
+			c.watches.Store(true)
+		}
+		return err
+	}
+	return fmt.Errorf("%v does not belong on the control stream", typ)
 }
 
 // serveStream finds out what a stream is for and serves it. An error ends the

@@ -54,6 +54,25 @@ func (n *Node) watchCluster() {
 	}
 }
 
+// watchDeaths tells clients of each node whose process is gone, at once.
+func (n *Node) watchDeaths() {
+	known := map[string]bool{}
+	for {
+		changed := n.network.Changed()
+		for _, p := range n.network.Status() {
+			if p.Dead && !known[p.Node] {
+				n.clients.TellGone(p.Node)
+			}
+			known[p.Node] = p.Dead
+		}
+		select {
+		case <-changed:
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
 // mapPause is how long changes of the map are gathered before they are told.
 const mapPause = 2 * time.Millisecond
 

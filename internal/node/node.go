@@ -207,6 +207,7 @@ func (n *Node) open() (err error) {
 	}
 	n.serveHTTP(operators, clientMetrics.Collectors())
 	n.tasks.Go(n.watchCluster)
+	n.tasks.Go(n.watchDeaths)
 	n.tasks.Go(n.watchNetwork)
 	n.tasks.Go(n.watchClock)
 	n.tasks.Go(n.watchMarks)

@@ -156,6 +156,7 @@ type peer struct {
 type PeerStatus struct {
 	Node     string
 	Alive    bool    // the link to it is up
+	Dead     bool    // it has ended, and that node's port refuses us: no process of it is left
 	Info     []byte  // as it told when last linked
 	OffsetMs float64 // its clock minus ours, off by half of RTTMs at most
 	RTTMs    float64 // of the sample behind OffsetMs; 0: not measured yet
@@ -326,7 +327,7 @@ func (n *Network) Status() []PeerStatus {
 	for _, p := range n.peers {
 		best := p.clock.best()
 		all = append(all, PeerStatus{
-			Node: p.name, Alive: p.out != nil, Info: bytes.Clone(p.info),
+			Node: p.name, Alive: p.out != nil, Dead: p.dead, Info: bytes.Clone(p.info),
 			OffsetMs: milliseconds(best.offset), RTTMs: milliseconds(best.rtt),
 		})
 	}
