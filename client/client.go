@@ -45,6 +45,8 @@ type config struct {
 	token string
 	name  string
 	log   *slog.Logger
+
+	standby bool
 }
 
 // WithTLS says whom to trust and who we are. The configuration is cloned; the
@@ -91,6 +93,9 @@ func Dial(ctx context.Context, servers []string, opts ...Option) (*Client, error
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	c.lanes = make([]atomic.Pointer[lane], c.router.partitions())
+	if cfg.standby {
+		c.tasks.Go(c.router.keepStandby)
+	}
 	return c, nil
 }
 
@@ -166,6 +171,7 @@ func (c *Client) lane(partition int) (*lane, error) {
 	l := newLane(c, partition)
 	c.lanes[partition].Store(l)
 	c.tasks.Go(l.run)
+	c.router.publishing()
 	return l, nil
 }
 

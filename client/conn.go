@@ -130,6 +130,7 @@ func (cfg *config) dialUDP(ctx context.Context, to *net.UDPAddr, tlsConf *tls.Co
 		return nil, m, err
 	}
 	c.born = time.Now()
+	c.alive.trip.Store(int64(c.quic.ConnectionStats().SmoothedRTT))
 	return c, m, nil
 }
 
@@ -258,6 +259,12 @@ func (c *conn) handleControl(typ wire.Type, body []byte) error {
 		if err == nil && !c.leaving.Swap(true) {
 			c.log.Info("server is leaving", "node", c.node, "delay", millis(g.Delay))
 			c.tasks.Go(func() { c.leave(millis(g.Delay)) })
+		}
+		return err
+	case wire.TypeGone:
+		g, err := wire.ParseGone(body)
+		if err == nil {
+			c.router.gone(g.Node, c.node)
 		}
 		return err
 	case wire.TypeError:

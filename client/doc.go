@@ -8,7 +8,8 @@
 //
 // A subscription reads one room from any replica, in order and without holes;
 // when its node fails it continues elsewhere behind the last message it
-// yielded. What cannot be had any more is yielded as a Gap.
+// yielded. What cannot be had any more is yielded as a Gap. How soon it notices is
+// up to the network, and to WithStandby.
 //
 // A Client is safe for concurrent use. Close ends all of its goroutines.
 package client

@@ -463,6 +463,10 @@ func (n *fakeNode) serve(q *quic.Conn) {
 			q.CloseWithError(0, "")
 			return
 		}
+		if typ == wire.TypeWatch {
+			w, _ := wire.ParseWatch(body)
+			n.f.event("watch %s %v", n.name, w.Leaders)
+		}
 		if typ == wire.TypePing {
 			nonce, _ := wire.ParsePing(typ, body)
 			n.f.event("ping %s", n.name)

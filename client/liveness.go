@@ -18,6 +18,7 @@ const (
 	pingAgain     = 250 * time.Millisecond // a ping without an answer is repeated, then after twice as long
 	deadAfter     = 900 * time.Millisecond // and so long after the first the node is dead
 	maxPatience   = 4 * time.Second        // or so long, where that is usual
+	goneAfter     = 100 * time.Millisecond // instead, when another node says that it is gone
 )
 
 // epoch makes monotonic times fit into an atomic.
@@ -44,6 +45,8 @@ type liveness struct {
 	owed       atomic.Int32 // answers that are due: queries, subscriptions that begin
 	readers    atomic.Int32 // subscriptions
 	publishing atomic.Bool  // publishes may be without an answer
+	doubtedAt  atomic.Int64 // when somebody doubted last that the node lives
+	goneAt     atomic.Int64 // when another node said last that it is gone
 	due        atomic.Int64 // when watch will look again
 	poke       chan struct{}
 	spread     float64 // from 0 to 1
@@ -60,6 +63,8 @@ func (a *liveness) init() {
 	a.heardAt.Store(now)
 	a.talkedAt.Store(now)
 	a.since.Store(now)
+	a.doubtedAt.Store(now)
+	a.goneAt.Store(now)
 }
 
 func (a *liveness) wake() {
@@ -157,10 +162,25 @@ func (a *liveness) nextPong() <-chan struct{} {
 	return w
 }
 
+// doubt says that the node may be dead: it is asked at once.
+func (a *liveness) doubt() {
+	a.doubtedAt.Store(int64(nanos()))
+	a.wake()
+}
+
+// gone says that another node takes this one for dead.
+func (a *liveness) gone() {
+	a.goneAt.Store(int64(nanos()))
+	a.doubt()
+}
+
 // threshold is how long a silence makes us ask: a few mean gaps, twice as long
 // with every ping answered in the same silence.
 func (a *liveness) threshold() time.Duration {
 	const longest = maxSilence * 4 / 5
+	if a.doubtedAt.Load() > a.heardAt.Load() {
+		return 0
+	}
 	d := longest
 	if a.busy() {
 		d = max(minSilence, 4*time.Duration(a.mean.Load()))
@@ -175,6 +195,9 @@ func (a *liveness) threshold() time.Duration {
 // patience is how long after a ping without an answer the node counts as dead. Who
 // is seldom told anything is in no hurry.
 func (a *liveness) patience() time.Duration {
+	if a.goneAt.Load() > a.heardAt.Load() {
+		return min(max(goneAfter, 4*time.Duration(a.trip.Load())), maxPatience)
+	}
 	return min(max(deadAfter, 4*time.Duration(a.trip.Load()), a.threshold()/4), maxPatience)
 }
 
@@ -215,7 +238,7 @@ func (p *pinger) step(now, heard, from, threshold, patience time.Duration, overs
 		return verdictWait, due - now
 	case p.first == 0, overslept:
 		p.first, p.last, p.again = now, now, pingAgain
-		return verdictPing, pingAgain
+		return verdictPing, min(pingAgain, patience)
 	}
 	dead := p.first + patience
 	switch {

@@ -58,6 +58,8 @@ func TestThreshold(t *testing.T) {
 		quiet    int32
 		spread   float64
 		trip     time.Duration
+		doubted  bool
+		gone     bool
 		want     time.Duration
 		patience time.Duration
 	}{
@@ -73,6 +75,9 @@ func TestThreshold(t *testing.T) {
 		{name: "an answer is due to a reader", owed: true, reads: true, mean: 15 * time.Second, quiet: 1, want: 2 * answerSilence, patience: deadAfter},
 		{name: "a busy server", reads: true, mean: time.Millisecond, trip: 300 * time.Millisecond, want: 100 * time.Millisecond, patience: 1200 * time.Millisecond},
 		{name: "a very busy server", reads: true, mean: time.Millisecond, trip: time.Minute, want: 100 * time.Millisecond, patience: maxPatience},
+		{name: "lost by another node", doubted: true, spread: 1, want: 0, patience: deadAfter},
+		{name: "gone for another node", gone: true, reads: true, mean: 15 * time.Second, want: 0, patience: goneAfter},
+		{name: "gone, and has been slow", gone: true, trip: 200 * time.Millisecond, want: 0, patience: 800 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var a liveness
@@ -87,6 +92,12 @@ func TestThreshold(t *testing.T) {
 			a.quiet.Store(tt.quiet)
 			a.spread = tt.spread
 			a.trip.Store(int64(tt.trip))
+			if tt.doubted {
+				a.doubt()
+			}
+			if tt.gone {
+				a.gone()
+			}
 			if got := a.threshold(); got != tt.want {
 				t.Errorf("threshold %v, want %v", got, tt.want)
 			}

@@ -33,6 +33,8 @@ type router struct {
 	changed  chan struct{} // closed and renewed when any of this changes
 	closed   bool
 	turn     int // rotates over the nodes to try
+
+	publishes bool // there are lanes
 }
 
 // leader is who leads a partition in a term; node is "" while unknown.
@@ -209,6 +211,9 @@ func (r *router) learnNodes(m *wire.Map) {
 	for _, told := range m.Nodes {
 		n := r.node(told.Name)
 		r.members = append(r.members, told.Name)
+		if n.alive && !told.Alive {
+			n.doubt()
+		}
 		n.alive = told.Alive
 		if told.Listen != "" && told.Listen != n.listen {
 			n.listen, n.fails, n.retryAt = told.Listen, 0, time.Time{}
@@ -269,6 +274,7 @@ func (r *router) add(c *conn) bool {
 		r.home = c
 	}
 	r.c.tasks.Go(c.run)
+	r.watchOver(c)
 	r.notify()
 	return true
 }
@@ -285,6 +291,9 @@ func (r *router) lost(c *conn, err error) {
 	delete(r.conns, c)
 	if r.home == c {
 		r.home = nil
+		for other := range r.conns {
+			r.home = other
+		}
 	}
 	if time.Since(c.born) >= settled {
 		n.fails = 0
@@ -418,7 +427,7 @@ func (r *router) toLeader(ctx context.Context, partition, tries int) (*conn, lea
 	lead := r.leaders[partition]
 	name := lead.node
 	if name == "" && tries >= 2 {
-		if names := r.replicas[partition]; len(names) > 0 {
+		if names := r.living(r.replicas[partition]); len(names) > 0 {
 			name = names[tries%len(names)]
 		}
 	}

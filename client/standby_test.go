@@ -1,0 +1,200 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/roomlog/roomlog/transport/wire"
+)
+
+// follow reads a room until the test ends.
+func follow(t *testing.T, c *Client, room string) <-chan uint64 {
+	t.Helper()
+	seqs := make(chan uint64, 1024)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	go func() {
+		defer close(seqs)
+		for m, err := range c.Subscribe(ctx, room) {
+			if err != nil {
+				return
+			}
+			seqs <- m.Seq
+		}
+	}()
+	return seqs
+}
+
+func expectSeq(t *testing.T, seqs <-chan uint64, want uint64) {
+	t.Helper()
+	select {
+	case got := <-seqs:
+		if got != want {
+			t.Fatalf("seq %d came, want %d", got, want)
+		}
+	case <-time.After(quiteLong):
+		t.Fatalf("seq %d has not come", want)
+	}
+}
+
+// TestStandby: a client in reserve hears that the node of a silent room is gone, and
+// reads on elsewhere at once. The node does not even refuse: without the notice that
+// would be noticed after 12 s at the earliest.
+func TestStandby(t *testing.T) {
+	f := startFake(t, 2, 1)
+	f.append("lobby", "a")
+	c := f.dial(t, WithStandby())
+	f.await(t, "watch n2 false")
+	seqs := follow(t, c, "lobby")
+	expectSeq(t, seqs, 1)
+	began := time.Now()
+	f.nodes[0].mute.Store(true)
+	f.nodes[1].push(&wire.Gone{Node: "n1"})
+	f.await(t, "subscribe n2 lobby 2")
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("went on after %v", took)
+	}
+	f.append("lobby", "b")
+	expectSeq(t, seqs, 2)
+}
+
+// TestGoneIsWrong: a node that answers is not left, whatever others say.
+func TestGoneIsWrong(t *testing.T) {
+	f := startFake(t, 2, 1)
+	f.append("lobby", "a")
+	c := f.dial(t, WithStandby())
+	f.await(t, "watch n2 false")
+	seqs := follow(t, c, "lobby")
+	expectSeq(t, seqs, 1)
+	c.router.mu.Lock()
+	home := c.router.home
+	c.router.mu.Unlock()
+	for range 3 {
+		answered := home.alive.nextPong()
+		f.nodes[1].push(&wire.Gone{Node: "nobody"})
+		f.nodes[1].push(&wire.Gone{Node: "n1"})
+		select {
+		case <-answered:
+		case <-home.quic.Context().Done():
+			t.Fatal("the connection has ended")
+		case <-time.After(quiteLong):
+			t.Fatal("n1 is not asked")
+		}
+	}
+	f.append("lobby", "b")
+	expectSeq(t, seqs, 2)
+	if n := connections(c); fmt.Sprint(n) != "map[n1:1 n2:1]" {
+		t.Errorf("connected to %v", n)
+	}
+}
+
+// connections counts a client's connections to each node.
+func connections(c *Client) map[string]int {
+	c.router.mu.Lock()
+	defer c.router.mu.Unlock()
+	n := map[string]int{}
+	for conn := range c.router.conns {
+		n[conn.node]++
+	}
+	return n
+}
+
+// TestDoubt: a map that tells that a node is not alive has it asked.
+func TestDoubt(t *testing.T) {
+	f := startFake(t, 2, 2)
+	c := f.dial(t)
+	room := ""
+	for i := 0; room == "" || wire.PartitionOf(room, 2) != 1; i++ {
+		room = fmt.Sprint("room", i)
+	}
+	if _, err := c.Publish(within(t), room, []byte("x")); err != nil { // connects to n2, who leads
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	m := f.clusterMap()
+	f.mu.Unlock()
+	m.Nodes[1].Alive = false
+	began := time.Now()
+	f.nodes[0].push(&m)
+	f.await(t, "ping n2")
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("asked after %v, as if the map had said nothing", took)
+	}
+}
+
+// TestStandbyIsReplaced: when the node in reserve is lost another one is connected;
+// nodes that are not alive are left alone.
+func TestStandbyIsReplaced(t *testing.T) {
+	f := startFake(t, 4, 1)
+	c := f.dial(t, WithStandby())
+	other := 0
+	for other == 0 {
+		c.router.mu.Lock()
+		for i, n := range f.nodes[1:] {
+			if len(c.router.node(n.name).conns) > 0 {
+				other = 1 + i
+			}
+		}
+		changed := c.router.changed
+		c.router.mu.Unlock()
+		if other == 0 {
+			<-changed
+		}
+	}
+	f.mu.Lock()
+	m := f.clusterMap()
+	f.mu.Unlock()
+	third := other%3 + 1
+	last := third%3 + 1
+	m.Nodes[other].Alive, m.Nodes[third].Alive = false, false
+	f.nodes[0].push(&m)
+	f.nodes[other].kill()
+	f.await(t, fmt.Sprintf("watch n%d false", last+1))
+	if n := connections(c); len(n) != 2 || n["n1"] != 1 || n[f.nodes[last].name] != 1 {
+		t.Errorf("connected to %v", n)
+	}
+}
+
+// TestStandbyOfPublisher: who publishes hears of new leaders at once over the
+// connection in reserve, which a second leader's makes needless.
+func TestStandbyOfPublisher(t *testing.T) {
+	f := startFake(t, 3, 1)
+	c := f.dial(t, WithStandby())
+	if _, err := c.Publish(within(t), "lobby", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	f.await(t, "watch n1 true")
+	for len(connections(c)) < 2 {
+		changed := c.router.changes()
+		if len(connections(c)) < 2 {
+			<-changed
+		}
+	}
+	f.lead(0, 1, true)
+	f.nodes[0].kill()
+	f.tell()
+	r, err := c.Publish(within(t), "lobby", []byte("y"))
+	if err != nil || r.Seq != 2 || r.Duplicate {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestNoStandby: without the option there is one connection, and no server is asked
+// for what an older one would refuse.
+func TestNoStandby(t *testing.T) {
+	f := startFake(t, 2, 1)
+	c := f.dial(t)
+	if _, err := c.Publish(within(t), "lobby", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n := connections(c); fmt.Sprint(n) != "map[n1:1]" {
+		t.Errorf("connected to %v", n)
+	}
+	for len(f.events) > 0 {
+		if e := <-f.events; len(e) > 5 && e[:5] == "watch" {
+			t.Error(e)
+		}
+	}
+}
