@@ -43,6 +43,7 @@ the longest of any room in each round, and --rate is that of all rooms together.
 	b.count(&kills, "kills", 10, 1, 10_000, "how often")
 	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer, drain or rolling")
 	b.count(&b.nodes, "nodes", 3, 3, 5, "how many nodes the cluster gets: 3 or 5")
+	b.flags.BoolVar(&s.Standby, "standby", false, "clients keep a connection to a second node in reserve")
 	b.check(func() error {
 		switch {
 		case !slices.Contains(bench.AllFaults(), bench.Fault(fault)):

@@ -84,7 +84,7 @@ func RunFailover(ctx context.Context, t *Target, s Settings, fault Fault, kills 
 		return runRolling(ctx, t, s, kills, progress)
 	}
 	s.describe(t, 0, calmBefore)
-	f := &failover{target: t, room: t.rooms(1)[0], fault: fault, failed: make(chan error, 1)}
+	f := &failover{target: t, room: t.rooms(1)[0], fault: fault, standby: s.Standby, failed: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.running.Wait()
 	defer f.close()
@@ -114,10 +114,11 @@ func RunFailover(ctx context.Context, t *Target, s Settings, fault Fault, kills 
 
 // failover is one run of RunFailover.
 type failover struct {
-	target *Target
-	room   *room
-	fault  Fault
-	readAt string // where the reader of all messages begins; "": at the leader
+	target  *Target
+	room    *room
+	fault   Fault
+	readAt  string // where the reader of all messages begins; "": at the leader
+	standby bool   // clients have a connection in reserve
 
 	client *client.Client
 	acks   pulse
@@ -128,6 +129,13 @@ type failover struct {
 	stop       chan struct{} // closed: publish no more
 	publishing sync.WaitGroup
 	running    sync.WaitGroup // readers
+}
+
+func (f *failover) dial(ctx context.Context, first string) (*client.Client, error) {
+	if f.standby {
+		return f.target.dial(ctx, first, client.WithStandby())
+	}
+	return f.target.dial(ctx, first)
 }
 
 // pulse takes note of when things come.
@@ -181,7 +189,7 @@ type reader struct {
 // read follows the room after a seq until close.
 func (f *failover) read(ctx context.Context, r *reader, first string, after uint64) error {
 	var err error
-	if r.client, err = f.target.dial(ctx, first); err != nil {
+	if r.client, err = f.dial(ctx, first); err != nil {
 		return err
 	}
 	ctx, r.cancel = context.WithCancel(ctx)
@@ -230,7 +238,7 @@ func (r *reader) close() {
 
 // begin starts the publisher and the reader of everything.
 func (f *failover) begin(ctx context.Context, s Settings) (err error) {
-	if f.client, err = f.target.dial(ctx, f.room.leader); err != nil {
+	if f.client, err = f.dial(ctx, f.room.leader); err != nil {
 		return err
 	}
 	pending := make(chan *client.Pending, 1<<16)

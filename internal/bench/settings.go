@@ -29,6 +29,8 @@ type Settings struct {
 	Stalled    int     `json:"stalled,omitempty"`  // subscribers more that stop reading
 	Limit      float64 `json:"limit_ms,omitempty"` // p99 that a search allows
 
+	Standby bool `json:"standby,omitempty"` // clients keep a connection in reserve
+
 	Plot bool `json:"-"` // keep how latencies went over time
 }
 

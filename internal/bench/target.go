@@ -154,7 +154,7 @@ func sumOf[N time.Duration | int64](t *Target, of func(pid int) (N, error)) (tot
 }
 
 // dial connects to the cluster, to the node named first if it can be reached.
-func (t *Target) dial(ctx context.Context, first string) (*client.Client, error) {
+func (t *Target) dial(ctx context.Context, first string, opts ...client.Option) (*client.Client, error) {
 	var servers []string
 	for _, n := range t.nodes {
 		if n.Name == first {
@@ -163,7 +163,8 @@ func (t *Target) dial(ctx context.Context, first string) (*client.Client, error)
 			servers = append(servers, n.Listen)
 		}
 	}
-	return client.Dial(ctx, servers, client.WithTLS(t.tls), client.WithToken(t.token), client.WithName("bench"))
+	opts = append(opts, client.WithTLS(t.tls), client.WithToken(t.token), client.WithName("bench"))
+	return client.Dial(ctx, servers, opts...)
 }
 
 // room is one that a benchmark uses.

@@ -106,6 +106,12 @@ func (p *Processes) Ready(nodes ...string) {
 // Client dials the cluster, the named nodes first, and closes with the test.
 func (p *Processes) Client(name string, first ...string) *client.Client {
 	p.tb.Helper()
+	return p.dial(first, client.WithName(name))
+}
+
+// dial dials the cluster, the named nodes first.
+func (p *Processes) dial(first []string, opts ...client.Option) *client.Client {
+	p.tb.Helper()
 	var servers []string
 	for _, n := range first {
 		node, _ := p.Layout().Node(n)
@@ -113,8 +119,8 @@ func (p *Processes) Client(name string, first ...string) *client.Client {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := client.Dial(ctx, append(servers, p.Layout().Servers()...),
-		client.WithTLS(p.tls()), client.WithToken(p.Layout().Token), client.WithName(name))
+	opts = append(opts, client.WithTLS(p.tls()), client.WithToken(p.Layout().Token))
+	c, err := client.Dial(ctx, append(servers, p.Layout().Servers()...), opts...)
 	p.must(err)
 	p.tb.Cleanup(func() { c.Close() })
 	return c
