@@ -28,7 +28,8 @@ import (
 // leaders in one term, so a changed bit is found, wherever it is: by boltValue
 // in the database's pages, by checksums in the value. One in a group's section is
 // damage to that group, any other to all. Groups that write at the same time
-// share a transaction: a node's death makes all of them vote at once.
+// share a transaction: a node's death makes all of them vote at once. Raft sets the
+// two halves of a vote, its term first, one after the other; they are written as one.
 //
 // The value, little endian:
 //
@@ -60,6 +61,7 @@ type StableStore struct {
 // stableGroup is what a group has stored, or the section that is damaged.
 type stableGroup struct {
 	values  map[string][]byte
+	half    []byte // of a vote that has been set only so far: its term
 	section []byte
 	damage  error
 }
@@ -301,6 +303,9 @@ func (g groupStable) Get(name []byte) ([]byte, error) {
 		return nil, err
 	}
 	value, ok := values[string(name)]
+	if half := g.store.groups[g.id].half; half != nil && string(name) == string(keyVoteTerm) {
+		value, ok = half, true
+	}
 	if !ok {
 		return nil, raftboltdb.ErrKeyNotFound
 	}
@@ -319,6 +324,9 @@ func (g groupStable) GetUint64(name []byte) (uint64, error) {
 }
 
 func (g groupStable) Set(name, value []byte) error {
+	if string(name) == string(keyVoteTerm) {
+		return g.beginVote(value)
+	}
 	return g.store.change(func() error {
 		values, err := g.values()
 		if err != nil {
@@ -326,11 +334,28 @@ func (g groupStable) Set(name, value []byte) error {
 		}
 		if values == nil {
 			values = map[string][]byte{}
-			g.store.groups[g.id] = stableGroup{values: values}
 		}
 		values[string(name)] = bytes.Clone(value)
+		held := stableGroup{values: values, half: g.store.groups[g.id].half}
+		if held.half != nil && string(name) == string(keyVote) {
+			values[string(keyVoteTerm)], held.half = held.half, nil
+		}
+		g.store.groups[g.id] = held
 		return nil
 	})
+}
+
+// beginVote keeps the term of a vote until it is known whose it is. Nothing has been
+// promised to anybody before that. Written alone it would claim a vote in that term for
+// whom the replica has voted for earlier.
+func (g groupStable) beginVote(term []byte) error {
+	g.store.mu.Lock()
+	defer g.store.mu.Unlock()
+	values, err := g.values()
+	if err == nil {
+		g.store.groups[g.id] = stableGroup{values: values, half: bytes.Clone(term)}
+	}
+	return err
 }
 
 func (g groupStable) SetUint64(name []byte, value uint64) error {
