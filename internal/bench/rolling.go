@@ -25,7 +25,7 @@ func runRolling(ctx context.Context, t *Target, s Settings, rounds int, progress
 	r := &rolling{target: t}
 	failed := make(chan error, 1) // the first of any room
 	for i, room := range t.rooms(s.Rooms) {
-		f := &failover{target: t, room: room, fault: FaultRolling, failed: failed, readAt: t.nodes[i%len(t.nodes)].Name}
+		f := &failover{target: t, room: room, fault: FaultRolling, standby: s.Standby, failed: failed, readAt: t.nodes[i%len(t.nodes)].Name}
 		r.rooms, r.acks, r.reads = append(r.rooms, f), append(r.acks, &f.acks), append(r.reads, &f.reader.pulse)
 	}
 	ctx, cancel := context.WithCancel(ctx)
