@@ -75,8 +75,13 @@ func (s schedule) count(end time.Duration) int {
 // because the one before took long is sent at once, and its due stays what it
 // was.
 func (s schedule) run(ctx context.Context, c clock, n int, send func(n int, due time.Duration) error) error {
+	return onTime(ctx, c, n, s.due, send)
+}
+
+// onTime is schedule.run for whatever due says.
+func onTime(ctx context.Context, c clock, n int, due func(n int) time.Duration, send func(n int, due time.Duration) error) error {
 	for i := range n {
-		due := s.due(i)
+		due := due(i)
 		if c.now() < due {
 			if err := c.sleepUntil(ctx, due, nil); err != nil {
 				return err

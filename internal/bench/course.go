@@ -7,26 +7,31 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// step is the resolution of a course.
-const step = 100 * time.Millisecond
+// plotStep is the resolution of a course that is plotted.
+const plotStep = 100 * time.Millisecond
 
-// course keeps how latencies went over time, for a plot: a histogram for each
-// step.
+// course keeps how latencies went over time: a histogram for each step.
 type course struct {
 	mu    sync.Mutex
 	from  time.Duration
+	step  time.Duration
 	steps []*hdrhistogram.Histogram
 }
 
+// newCourse makes one for a plot, if that is wanted.
 func newCourse(w window, wanted bool) *course {
 	if !wanted {
 		return nil
 	}
-	return &course{from: w.from, steps: make([]*hdrhistogram.Histogram, (w.length()+step-1)/step)}
+	return courseOf(w, plotStep)
+}
+
+func courseOf(w window, step time.Duration) *course {
+	return &course{from: w.from, step: step, steps: make([]*hdrhistogram.Histogram, (w.length()+step-1)/step)}
 }
 
 func (c *course) record(at time.Duration, us int64) {
-	i := int((at - c.from) / step)
+	i := int((at - c.from) / c.step)
 	if at < c.from || i >= len(c.steps) {
 		return
 	}
@@ -38,8 +43,21 @@ func (c *course) record(at time.Duration, us int64) {
 	_ = c.steps[i].RecordValue(us) // within its range
 }
 
-// Course is how latencies went over time: a point for each tenth of a second in
-// which there were some.
+// between is what was recorded in the steps that begin within w.
+func (c *course) between(w window) *hdrhistogram.Histogram {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sum := newHistogram()
+	for i, h := range c.steps {
+		if h != nil && w.has(c.from+time.Duration(i)*c.step) {
+			sum.Merge(h)
+		}
+	}
+	return sum
+}
+
+// Course is how latencies went over time: a point for each step, a tenth of a
+// second, in which there were some.
 type Course struct {
 	What   string
 	Points []Point
@@ -60,7 +78,7 @@ func (c *course) export(what string) *Course {
 			continue
 		}
 		l := latencyOf(h)
-		out.Points = append(out.Points, Point{At: (time.Duration(i) * step).Seconds(), P50: l.P50, P99: l.P99, Max: l.Max})
+		out.Points = append(out.Points, Point{At: (time.Duration(i) * c.step).Seconds(), P50: l.P50, P99: l.P99, Max: l.Max})
 	}
 	return out
 }

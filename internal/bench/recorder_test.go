@@ -15,7 +15,7 @@ func TestRecorder(t *testing.T) {
 	for by := range 20 {
 		wg.Go(func() {
 			for i := 1; i <= 50; i++ {
-				at := w.from + time.Duration(by)*step
+				at := w.from + time.Duration(by)*plotStep
 				r.record(by, at, time.Duration(i+50*by)*time.Millisecond)
 			}
 		})

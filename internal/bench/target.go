@@ -179,12 +179,23 @@ type room struct {
 // rooms makes n rooms that nobody has used. They are spread evenly over the
 // partitions, and so over the leaders: chance would make each run another load.
 func (t *Target) rooms(n int) []*room {
+	return t.roomsIn(n, func(int) bool { return true })
+}
+
+// roomsIn is rooms, in the partitions that are wanted: one of them at least.
+func (t *Target) roomsIn(n int, wanted func(partition int) bool) []*room {
+	var partitions []int
+	for p := range t.Partitions() {
+		if wanted(p) {
+			partitions = append(partitions, p)
+		}
+	}
 	var run [6]byte
 	rand.Read(run[:]) // never fails
 	rooms := make([]*room, n)
 	try := 0
 	for i := range rooms {
-		r := &room{index: i, partition: i % t.Partitions()}
+		r := &room{index: i, partition: partitions[i%len(partitions)]}
 		for r.name == "" || wire.PartitionOf(r.name, t.Partitions()) != r.partition {
 			r.name = fmt.Sprintf("bench/%s/%d", hex.EncodeToString(run[:]), try)
 			try++
