@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -42,6 +43,17 @@ func TestBenchFlags(t *testing.T) {
 		{"failover --rate 10", "--rate 10: give a number from 50 to"},
 		{"failover --rooms 2", "has one room"},
 		{"failover --server a:1", "starts a cluster of its own"},
+		{"scene", "NAME is missing: name one of sports-final, product-launch"},
+		{"scene moon-landing", `there is no scene "moon-landing": name one of sports-final,`},
+		{"scene sports-final viral-moment", `also given "viral-moment"`},
+		{"scene sports-final --duration 5s", "--duration 5s: a scene takes 6s at least"},
+		{"scene sports-final --partitions 2", "--partitions 2: a scene needs 3 at least"},
+		{"scene sports-final --rate 9", "--rate 9: give a number from 10 to"},
+		{"scene sports-final --rooms 3", "a scene has its own number of rooms"},
+		{"scene sports-final --scale 0", "--scale 0: give a number from 0.01 to 100"},
+		{"scene sports-final --scale NaN", "--scale NaN: give a number"},
+		{"scene product-launch --scale 90", "connections: this process may have "},
+		{"scene sports-final --server a:1", "starts a cluster of its own"},
 		{"latency --payload 23", "--payload 23: give a number from 24 to"},
 		{"latency --mode async", `--mode "async": use e2e or sync`},
 		{"latency --rate 0", "--rate 0: mode e2e needs a number above 0"},
@@ -126,6 +138,61 @@ func TestBenchFailover(t *testing.T) {
 	}
 	if r["fault"] != "kill" || r["kills"] != 1.0 {
 		t.Errorf("%v", r)
+	}
+}
+
+// TestBenchScenes plays each scene with a small crowd; whether it is contained
+// depends on the machine.
+func TestBenchScenes(t *testing.T) {
+	for name, faults := range map[string]map[string]any{
+		"sports-final":   {"kill": 1.0},
+		"product-launch": {"restart": 3.0},
+		"viral-moment":   {"slow reader": 5.0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			r := runBench(t, "scene "+name+" --scale 0.05 --partitions 3 --duration 6s --dir "+dir)
+			checkFresh(t, r, dir)
+			for _, name := range []string{"lost", "duplicates", "reordered"} {
+				if r[name] != 0.0 {
+					t.Errorf("%s is %v", name, r[name])
+				}
+			}
+			for _, name := range []string{"bystander_p99_before_ms", "bystander_p99_during_ms", "hit_p99_during_ms"} {
+				if p99, _ := r[name].(float64); p99 <= 0 {
+					t.Errorf("%s is %v", name, r[name])
+				}
+			}
+			if r["scene"] != name || !reflect.DeepEqual(r["faults"], any(faults)) {
+				t.Errorf("scene %v with faults %v, want %v", r["scene"], r["faults"], faults)
+			}
+			if v := r["verdict"]; v != bench.Contained && v != bench.NotContained || r["why"] == "" {
+				t.Errorf("the verdict is %v: %v", v, r["why"])
+			}
+			checkSeconds(t, r["seconds"].([]any))
+		})
+	}
+}
+
+// checkSeconds: each has its place and messages in it.
+func checkSeconds(t *testing.T, all []any) {
+	t.Helper()
+	delivered := 0.0
+	for i, s := range all {
+		second := s.(map[string]any)
+		if second["t"] != float64(i) || second["published"] == 0.0 {
+			t.Errorf("second %d: %v", i, second)
+		}
+		for _, part := range []string{"hit", "bystander"} {
+			l := second[part].(map[string]any)
+			if l["p50"].(float64) > l["p99"].(float64) || l["p99"].(float64) > l["max"].(float64) || l["drift_max"].(float64) > l["max"].(float64)+1 {
+				t.Errorf("second %d: %s %v", i, part, l)
+			}
+		}
+		delivered += second["delivered"].(float64)
+	}
+	if len(all) != 6 || delivered == 0 {
+		t.Errorf("%d seconds, %v delivered", len(all), delivered)
 	}
 }
 

@@ -88,15 +88,15 @@ func describeScenes() string {
 
 func printScene(w io.Writer, r *bench.SceneReport) {
 	fmt.Fprintf(w, "%s: %s\n\n", r.Scene, bench.SceneAbout(r.Scene))
-	fmt.Fprintf(w, "%29s%-26s%-26s\n", "", "hit rooms, ms", "bystanders, ms")
-	fmt.Fprintf(w, "%4s %10s %10s  %8s %8s %8s %8s %8s %8s\n", "s", "published", "delivered", "p50", "p99", "max", "p50", "p99", "max")
+	fmt.Fprintf(w, "%35s%-27s%-27s\n", "", "hit rooms, ms", "bystanders, ms")
+	fmt.Fprintf(w, "%4s %10s %10s %5s  %8s %8s %8s %8s %8s %8s\n", "s", "published", "delivered", "CPUs", "p50", "p99", "max", "p50", "p99", "max")
 	events := r.Events
 	for _, s := range r.Seconds {
 		for len(events) > 0 && events[0].At < float64(s.At+1) {
 			fmt.Fprintf(w, "     -- %.1f s: %s\n", events[0].At, events[0].What)
 			events = events[1:]
 		}
-		fmt.Fprintf(w, "%4d %10d %10d  %s %s  %s\n", s.At, s.Published, s.Delivered, lateness(s.Hit), lateness(s.Bystander), decibels(s.Bystander.P99))
+		fmt.Fprintf(w, "%4d %10d %10d %5s  %s %s  %s\n", s.At, s.Published, s.Delivered, cores(s.Cores), lateness(s.Hit), lateness(s.Bystander), decibels(s.Bystander.P99))
 	}
 	for _, e := range events {
 		fmt.Fprintf(w, "     -- %.1f s: %s\n", e.At, e.What)
@@ -107,6 +107,13 @@ func printScene(w io.Writer, r *bench.SceneReport) {
 	}
 	fmt.Fprintf(w, "lost %d, duplicates %d, reordered %d; the load generator was late by %.1f ms (p99)\n", r.Lost, r.Duplicates, r.Reordered, r.SendLate)
 	fmt.Fprintf(w, "%s: %s\n", r.Verdict, r.Why)
+}
+
+func cores(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", *v)
 }
 
 func lateness(l bench.Lateness) string {

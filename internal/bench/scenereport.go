@@ -44,6 +44,7 @@ type Second struct {
 	Bystander Lateness `json:"bystander"`
 	Published int64    `json:"published"`
 	Delivered int64    `json:"delivered"`
+	Cores     *float64 `json:"cpu_cores"` // processors that the servers and the load generator used; null where it is not known
 }
 
 // Lateness is how late messages were, in milliseconds: from when they were due to
@@ -100,11 +101,15 @@ func (g *stage) report() *SceneReport {
 func (g *stage) seconds() (all []Second) {
 	hit, by := g.hit.tally.Load(), g.bystanders.tally.Load()
 	for i := range hit.published {
-		all = append(all, Second{
+		s := Second{
 			At: i, Hit: hit.lateness(i), Bystander: by.lateness(i),
 			Published: hit.published[i].Load() + by.published[i].Load(),
 			Delivered: hit.delivered[i].Load() + by.delivered[i].Load(),
-		})
+		}
+		if i < len(g.cores) {
+			s.Cores = &g.cores[i]
+		}
+		all = append(all, s)
 	}
 	return all
 }

@@ -89,7 +89,7 @@ func (g *stage) restartNodes(ctx context.Context) error {
 
 // bringBack starts a node whose process ends and waits until it is ready.
 func (g *stage) bringBack(ctx context.Context, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, faultLimit)
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	c := g.target.cluster
 	select {
