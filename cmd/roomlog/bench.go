@@ -46,6 +46,7 @@ type benchmark struct {
 	plot     string         // file
 	nodes    int            // of a cluster that is started here
 	checks   []func() error // of the flags' values
+	network  bool           // the cluster gets a network of its own
 }
 
 // newBenchmark adds the flags that all benchmarks have.
@@ -139,7 +140,11 @@ func (b *benchmark) target(ctx context.Context) (*bench.Target, error) {
 		if err != nil {
 			return nil, err
 		}
-		return bench.StartTarget(ctx, binary, b.dir, b.nodes, b.settings.Partitions)
+		start := bench.StartTarget
+		if b.network {
+			start = bench.StartTargetOnNet
+		}
+		return start(ctx, binary, b.dir, b.nodes, b.settings.Partitions)
 	}
 	p, err := b.app.loadProfile()
 	if err != nil {

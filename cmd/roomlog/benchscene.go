@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,13 +34,18 @@ what it was. It is part of what was measured: the exit code is 0 either way.`,
 	}
 	b := newBenchmark(a, cmd, "scene", 30*time.Second, 16)
 	s := &b.settings
-	var name string
-	cmd.ValidArgs = bench.Scenes()
+	var scene bench.Scene
+	cmd.ValidArgs = sceneNames()
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		names := strings.Join(sceneNames(), ", ")
 		if err := oneArg("NAME")(cmd, args); err != nil {
-			return fmt.Errorf("%w: name one of %s", err, strings.Join(bench.Scenes(), ", "))
+			return fmt.Errorf("%w: name one of %s", err, names)
 		}
-		name = args[0]
+		var known bool
+		if scene, known = bench.SceneNamed(args[0]); !known {
+			return fmt.Errorf("there is no scene %q: name one of %s", args[0], names)
+		}
+		b.network = scene.Network
 		return nil
 	}
 	cmd.Flags().MarkHidden("rooms")
@@ -51,8 +55,6 @@ what it was. It is part of what was measured: the exit code is 0 either way.`,
 	b.plotFlag()
 	b.check(func() error {
 		switch {
-		case !slices.Contains(bench.Scenes(), name):
-			return usagef("there is no scene %q: name one of %s", name, strings.Join(bench.Scenes(), ", "))
 		case b.running():
 			return usagef("bench scene makes nodes fail: it starts a cluster of its own, leave --profile and --server out")
 		case b.flags.Changed("rooms"):
@@ -64,30 +66,37 @@ what it was. It is part of what was measured: the exit code is 0 either way.`,
 		case !(scale >= 0.01 && scale <= 100):
 			return usagef("--scale %v: give a number from 0.01 to 100", scale)
 		}
-		return b.files(bench.SceneConns(name, scale))
+		return b.files(scene.Conns(scale))
 	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return b.run(cmd.Context(), func(ctx context.Context, t *bench.Target, progress bench.Progress) (figures, error) {
-			r, err := bench.RunScene(ctx, t, *s, name, scale, b.duration, progress)
+			r, err := bench.RunScene(ctx, t, *s, scene, scale, b.duration, progress)
 			if err != nil {
 				return figures{}, err
 			}
-			return figures{r, r.Course, func(w io.Writer) { printScene(w, r) }}, nil
+			return figures{r, r.Course, func(w io.Writer) { printScene(w, scene, r) }}, nil
 		})
 	}
 	return cmd
 }
 
+func sceneNames() (names []string) {
+	for _, s := range bench.Scenes() {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
 func describeScenes() string {
 	var b strings.Builder
-	for _, name := range bench.Scenes() {
-		fmt.Fprintf(&b, "  %-16s %s\n", name, bench.SceneAbout(name))
+	for _, s := range bench.Scenes() {
+		fmt.Fprintf(&b, "  %-16s %s\n", s.Name, s.About)
 	}
 	return b.String()
 }
 
-func printScene(w io.Writer, r *bench.SceneReport) {
-	fmt.Fprintf(w, "%s: %s\n\n", r.Scene, bench.SceneAbout(r.Scene))
+func printScene(w io.Writer, scene bench.Scene, r *bench.SceneReport) {
+	fmt.Fprintf(w, "%s: %s\n\n", scene.Name, scene.About)
 	fmt.Fprintf(w, "%35s%-27s%-27s\n", "", "hit rooms, ms", "bystanders, ms")
 	fmt.Fprintf(w, "%4s %10s %10s %5s  %8s %8s %8s %8s %8s %8s\n", "s", "published", "delivered", "CPUs", "p50", "p99", "max", "p50", "p99", "max")
 	events := r.Events

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 type operators struct {
 	token string
 	nodes []client.Node
+	http  *http.Client // nil: operatorsHTTP
 }
 
 // askLimit is for one answer; a transfer may take a node that long.
@@ -37,7 +39,7 @@ func (o operators) ask(ctx context.Context, n client.Node, method, path string, 
 	if o.token != "" {
 		req.Header.Set("Authorization", "Bearer "+o.token)
 	}
-	resp, err := operatorsHTTP.Do(req)
+	resp, err := cmp.Or(o.http, operatorsHTTP).Do(req)
 	if err != nil {
 		return err
 	}

@@ -8,18 +8,20 @@ import (
 	"time"
 )
 
-// A scene is a crowd that comes all at once and the trouble that comes with it,
+// A Scene is a crowd that comes all at once and the trouble that comes with it,
 // in some rooms, the hit ones. Bystanders are rooms of other partitions with
 // other leaders, whose publishers and subscribers have connections of their own:
 // the scene is contained if they hardly notice.
 //
 // A third of the time all is calm, a third is the trouble, a third is for the
 // recovery. When messages are due replays a live stream's chat, scaled up.
-type scene struct {
-	name  string
-	about string // what happens to the hit rooms
+type Scene struct {
+	Name    string
+	About   string // what happens to the hit rooms
+	Network bool   // it needs a cluster of StartTargetOnNet
 
 	hit      int     // rooms
+	region   bool    // all their readers are on the node that leads them
 	spread   bool    // they lie in all partitions that the leader of the first leads; or in its alone
 	surge    float64 // their rate in the busiest second, to that before; 0: no surge
 	readers  int     // of the hit rooms, for each scale
@@ -29,37 +31,42 @@ type scene struct {
 	trouble func(*stage, context.Context) error // what else happens; nil: nothing
 }
 
-var scenes = []scene{
+var scenes = []Scene{
 	{
-		name: "sports-final", about: "a goal: a hundred times the messages, in one room, within a second; its leader is killed in the middle of it",
+		Name: "sports-final", About: "a goal: a hundred times the messages, in one room, within a second; its leader is killed in the middle of it",
 		hit: 1, surge: 100, readers: 50, trouble: (*stage).killLeader,
 	},
 	{
-		name: "product-launch", about: "the doors open: new clients come within seconds, each to publish and to subscribe, while one node after the other is restarted",
+		Name: "product-launch", About: "the doors open: new clients come within seconds, each to publish and to subscribe, while one node after the other is restarted",
 		hit: 4, readers: 20, arrivals: 200, trouble: (*stage).restartNodes,
 	},
 	{
-		name: "viral-moment", about: "everybody shares it: twenty times the messages in many rooms, and a herd of readers that hardly read",
+		Name: "viral-moment", About: "everybody shares it: twenty times the messages in many rooms, and a herd of readers that hardly read",
 		hit: 32, spread: true, surge: 20, readers: 150, slow: 100,
+	},
+	{
+		Name: "regional-spike", About: "one region wakes up: fifty times the messages in one partition's rooms, and the link of the node where their clients are is slow",
+		Network: true, hit: 4, surge: 50, readers: 40, region: true, trouble: (*stage).slowLink,
 	},
 }
 
-// Scenes names them.
-func Scenes() (names []string) {
-	for _, s := range scenes {
-		names = append(names, s.name)
+// Scenes are all there are.
+func Scenes() []Scene { return slices.Clone(scenes) }
+
+// SceneNamed finds one.
+func SceneNamed(name string) (Scene, bool) {
+	i := slices.IndexFunc(scenes, func(sc Scene) bool { return sc.Name == name })
+	if i < 0 {
+		return Scene{}, false
 	}
-	return names
+	return scenes[i], true
 }
 
-// SceneAbout tells what happens in a scene, "" if there is none of that name.
-func SceneAbout(name string) string {
-	for _, s := range scenes {
-		if s.name == name {
-			return s.about
-		}
-	}
-	return ""
+// Conns is how many connections it makes at most: publishers connect to each
+// leader of their rooms, beside the node that they know.
+func (sc *Scene) Conns(scale float64) int {
+	crowd := float64(sc.readers+sc.slow+2*sc.arrivals) * scale
+	return int(crowd) + sc.hit + bystanderRooms*bystanderReaders + 3*3
 }
 
 const (
@@ -74,17 +81,16 @@ const LeastScene = 6 * time.Second
 // RunScene plays a scene for d and measures how late messages are in the hit
 // rooms and elsewhere. s.Rate is the messages a second before the trouble, in all
 // rooms together; scale multiplies the crowd of the hit rooms.
-func RunScene(ctx context.Context, t *Target, s Settings, name string, scale float64, d time.Duration, progress Progress) (*SceneReport, error) {
-	i := slices.IndexFunc(scenes, func(sc scene) bool { return sc.name == name })
+func RunScene(ctx context.Context, t *Target, s Settings, sc Scene, scale float64, d time.Duration, progress Progress) (*SceneReport, error) {
 	switch {
-	case i < 0:
-		return nil, fmt.Errorf("there is no scene %q", name)
 	case !t.Local():
 		return nil, errors.New("nodes are made to fail: that needs a cluster of its own")
+	case sc.Network && t.net == nil:
+		return nil, errors.New("a link is made slow: that needs a cluster on a network of its own")
 	case t.Partitions() < len(t.nodes):
 		return nil, fmt.Errorf("bystanders are in partitions with other leaders: that needs %d partitions", len(t.nodes))
 	}
-	g := newStage(t, s, scenes[i], scale, d)
+	g := newStage(t, s, sc, scale, d)
 	defer g.close()
 	return g.play(ctx, progress)
 }
@@ -130,16 +136,4 @@ func (w times) surgeRates(c chat, rooms int, mean, surge float64) []float64 {
 	rates := w.calmRates(c, rooms, mean)
 	copy(rates[seconds(w.began, w.trouble.from):], c.surge(seconds(w.trouble.from, w.trouble.to), mean*surge))
 	return rates
-}
-
-// SceneConns is how many connections a scene makes at most: publishers connect to
-// each leader.
-func SceneConns(name string, scale float64) int {
-	for _, s := range scenes {
-		if s.name == name {
-			crowd := float64(s.readers+s.slow+3*s.arrivals) * scale
-			return int(crowd) + s.hit + bystanderRooms*bystanderReaders + 3*3
-		}
-	}
-	return 0
 }

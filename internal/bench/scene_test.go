@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/roomlog/roomlog/client"
+	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/internal/trace"
 )
 
@@ -192,16 +193,24 @@ func TestJudge(t *testing.T) {
 
 func TestScenesNeedACluster(t *testing.T) {
 	running := &Target{leaders: make([]string, 3)}
-	for _, tt := range []struct{ name, want string }{
-		{"sports-final", "needs a cluster of its own"},
-		{"moon-landing", `there is no scene "moon-landing"`},
+	local := &Target{leaders: make([]string, 3), cluster: &devcluster.Cluster{}}
+	for _, tt := range []struct {
+		target     *Target
+		name, want string
+	}{
+		{running, "sports-final", "needs a cluster of its own"},
+		{local, "regional-spike", "needs a cluster on a network of its own"},
 	} {
-		_, err := RunScene(t.Context(), running, Settings{}, tt.name, 1, LeastScene, func(string, float64) {})
+		sc, ok := SceneNamed(tt.name)
+		if !ok {
+			t.Fatalf("there is no scene %q", tt.name)
+		}
+		_, err := RunScene(t.Context(), tt.target, Settings{}, sc, 1, LeastScene, func(string, float64) {})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	if SceneAbout("moon-landing") != "" || SceneConns("moon-landing", 1) != 0 {
-		t.Error("there is something about a scene that is none")
+	if _, ok := SceneNamed("moon-landing"); ok {
+		t.Error("there is a scene that nobody knows")
 	}
 }

@@ -85,7 +85,7 @@ func (g *stage) report() *SceneReport {
 	p99 := func(p *part, w window) float64 { return latencyOf(p.tally.Load().late.between(w)).P99 }
 	f := g.seen()
 	r := &SceneReport{
-		Settings: g.settings, Scene: g.scene.name, Scale: g.scale, Surge: g.scene.surge,
+		Settings: g.settings, Scene: g.scene.Name, Scale: g.scale, Surge: g.scene.surge,
 		Seconds: g.seconds(), Events: g.events, Injected: g.faults, Connects: g.connects(),
 		Lost: f.Missing, Duplicates: f.Duplicates, Reordered: f.Reordered,
 		BystanderBefore: p99(&g.bystanders, w.before()), BystanderDuring: p99(&g.bystanders, during),

@@ -13,7 +13,7 @@ import (
 type stage struct {
 	target   *Target
 	settings Settings
-	scene    scene
+	scene    Scene
 	scale    float64
 	length   time.Duration
 	clock    clock
@@ -37,7 +37,7 @@ type stage struct {
 	running sync.WaitGroup // fans and guests
 }
 
-func newStage(t *Target, s Settings, sc scene, scale float64, d time.Duration) *stage {
+func newStage(t *Target, s Settings, sc Scene, scale float64, d time.Duration) *stage {
 	s.describe(t, d.Truncate(time.Second), warmUp(d))
 	return &stage{
 		target: t, settings: s, scene: sc, scale: scale, length: d, clock: startClock(),
@@ -148,14 +148,18 @@ func (g *stage) keep(c ...*client.Client) {
 }
 
 // seatFans connects the readers, each over a connection of its own, and returns
-// when all have had a message. Those of the hit rooms are on all nodes, the
-// bystanders' on those that lead no hit room.
+// when all have had a message. Those of the hit rooms are on all nodes, or in their
+// region, the bystanders' on those that lead no hit room.
 func (g *stage) seatFans(ctx context.Context, progress Progress) error {
 	var fans []*fan
 	var at []string
 	for i := range max(len(g.hit.rooms), g.crowd(g.scene.readers)) {
 		fans = append(fans, newFan(&g.hit, i%len(g.hit.rooms), g.clock))
-		at = append(at, g.target.nodes[i%len(g.target.nodes)].Name)
+		if g.scene.region {
+			at = append(at, g.target.leaders[0])
+		} else {
+			at = append(at, g.target.nodes[i%len(g.target.nodes)].Name)
+		}
 	}
 	for i := range bystanderReaders * len(g.bystanders.rooms) {
 		fans = append(fans, newFan(&g.bystanders, i%len(g.bystanders.rooms), g.clock))
@@ -231,7 +235,7 @@ func (g *stage) run(ctx context.Context, progress Progress) error {
 	}
 	w := g.times
 	err := g.clock.sleepUntil(ctx, w.counted.to, func(float64) {
-		progress(g.scene.name, float64(g.clock.now()-w.began)/float64(w.counted.to-w.began))
+		progress(g.scene.Name, float64(g.clock.now()-w.began)/float64(w.counted.to-w.began))
 	})
 	acts.Wait()
 	return errors.Join(err, ctx.Err())

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roomlog/roomlog/client"
+	"github.com/roomlog/roomlog/internal/faultnet"
 )
 
 // Event is something that happened in a scene.
@@ -56,7 +57,7 @@ func (g *stage) killLeader(ctx context.Context) error {
 	if err := g.clock.sleepUntil(ctx, w.from+third, nil); err != nil {
 		return err
 	}
-	leaders, err := g.target.ops.leaders(ctx)
+	leaders, err := g.target.ops.settled(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,6 +86,35 @@ func (g *stage) restartNodes(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// A slow link: what a continent away is like, on a line that is too thin for the
+// surge.
+const (
+	slowDelay  = 40 * time.Millisecond // each way
+	slowJitter = 20 * time.Millisecond
+	slowRate   = 1 << 20 // bytes a second, to each host and from each
+)
+
+// slowLink makes the link of the node that leads the hit rooms slow, to its clients
+// and to the other nodes, until the trouble is over.
+func (g *stage) slowLink(ctx context.Context) error {
+	node, network := g.target.leaders[0], g.target.net.Net
+	slow := faultnet.Fault{Delay: slowDelay, Jitter: slowJitter, Ordered: true, Rate: slowRate}
+	from, to := slow, slow
+	from.From, to.To = []string{node}, []string{node}
+	out, in := network.Inject(from), network.Inject(to)
+	g.note("the link of %s is slow: %v to %v more each way, %d KiB/s", node, slowDelay, slowDelay+slowJitter, slowRate>>10)
+	g.injected("slow link", 1)
+	err := g.clock.sleepUntil(ctx, g.times.trouble.to, nil)
+	out.Off()
+	in.Off()
+	slowed := out.Count() + in.Count()
+	g.note("the link of %s is as before; %d packets were slowed", node, slowed)
+	if err == nil && slowed == 0 {
+		err = fmt.Errorf("the slow link of %s has met no packet", node)
+	}
+	return err
 }
 
 // bringBack starts a node whose process ends and waits until it is ready.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/roomlog/roomlog/client"
 	"github.com/roomlog/roomlog/internal/certs"
 	"github.com/roomlog/roomlog/internal/devcluster"
+	"github.com/roomlog/roomlog/internal/netcluster"
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
@@ -28,6 +30,7 @@ type Target struct {
 
 	// Of a fresh cluster.
 	cluster *devcluster.Cluster
+	net     *netcluster.Cluster // the same, if it has a network of its own
 	dir     string
 	procs   string
 }
@@ -39,24 +42,48 @@ const startLimit = time.Minute
 // below dir ("" is the system's place for such), which Close removes. Its
 // partitions' leaders are spread evenly.
 func StartTarget(ctx context.Context, binary, dir string, nodes, partitions int) (*Target, error) {
+	return startTarget(ctx, dir, nodes, partitions, func(t *Target, opts devcluster.Options) error {
+		layout, err := devcluster.Prepare(opts)
+		if err != nil {
+			return err
+		}
+		t.cluster = devcluster.New(devcluster.Config{Layout: layout, Binary: binary})
+		return nil
+	})
+}
+
+// StartTargetOnNet is StartTarget with a network between the nodes and this
+// process on which faults can be made. Linux and root are needed.
+func StartTargetOnNet(ctx context.Context, binary, dir string, nodes, partitions int) (*Target, error) {
+	return startTarget(ctx, dir, nodes, partitions, func(t *Target, opts devcluster.Options) (err error) {
+		if t.net, err = netcluster.New(opts, devcluster.Config{Binary: binary}); err != nil {
+			return err
+		}
+		t.cluster = t.net.Cluster
+		t.ops.http = &http.Client{Transport: &http.Transport{DialContext: t.net.Dial}}
+		return nil
+	})
+}
+
+func startTarget(ctx context.Context, dir string, nodes, partitions int, layOut func(*Target, devcluster.Options) error) (*Target, error) {
 	dir, err := os.MkdirTemp(dir, "roomlog-bench-")
 	if err != nil {
 		return nil, err
 	}
 	t := &Target{kind: freshServers, dir: dir}
-	if err := t.start(ctx, binary, nodes, partitions); err != nil {
+	err = layOut(t, devcluster.Options{Dir: t.dir, Nodes: nodes, BasePort: devcluster.FreePorts, Partitions: partitions})
+	if err == nil {
+		err = t.start(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
 }
 
-func (t *Target) start(ctx context.Context, binary string, nodes, partitions int) error {
-	layout, err := devcluster.Prepare(devcluster.Options{
-		Dir: t.dir, Nodes: nodes, BasePort: devcluster.FreePorts, Partitions: partitions,
-	})
-	if err != nil {
-		return err
-	}
+// start starts what has been laid out.
+func (t *Target) start(ctx context.Context) error {
+	layout := t.cluster.Layout()
 	ca, err := os.ReadFile(layout.CA)
 	if err != nil {
 		return err
@@ -69,9 +96,8 @@ func (t *Target) start(ctx context.Context, binary string, nodes, partitions int
 	for _, n := range layout.Nodes {
 		t.nodes = append(t.nodes, client.Node{Name: n.Name, Listen: n.Listen, HTTP: n.HTTP, Alive: true})
 	}
-	t.ops = operators{token: t.token, nodes: t.nodes}
+	t.ops.token, t.ops.nodes = t.token, t.nodes
 	t.procs, _ = devcluster.Procs(len(t.nodes))
-	t.cluster = devcluster.New(devcluster.Config{Layout: layout, Binary: binary})
 	if err := t.cluster.StartAll(); err != nil {
 		return err
 	}
@@ -108,7 +134,10 @@ func (t *Target) Close() error {
 		return nil
 	}
 	var err error
-	if t.cluster != nil {
+	switch {
+	case t.net != nil:
+		err = t.net.Close()
+	case t.cluster != nil:
 		err = t.cluster.Close()
 	}
 	return errors.Join(err, os.RemoveAll(t.dir))
