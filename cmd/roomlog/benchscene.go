@@ -112,7 +112,7 @@ func printScene(w io.Writer, scene bench.Scene, r *bench.SceneReport) {
 	}
 	fmt.Fprintln(w)
 	if c := r.Connects; c != nil {
-		fmt.Fprintf(w, "%d clients connected: p50 %.0f ms, p99 %.0f ms, at most %.0f ms; %d dials failed\n", c.Clients, c.P50, c.P99, c.Max, c.Retries)
+		fmt.Fprintf(w, "%d clients connected: p50 %.0f ms, p99 %.0f ms, at most %.0f ms; %d dials failed; %d not let in\n", c.Clients, c.P50, c.P99, c.Max, c.Retries, c.Failed)
 	}
 	fmt.Fprintf(w, "lost %d, duplicates %d, reordered %d; the load generator was late by %.1f ms (p99)\n", r.Lost, r.Duplicates, r.Reordered, r.SendLate)
 	fmt.Fprintf(w, "%s: %s\n", r.Verdict, r.Why)

@@ -11,6 +11,7 @@ import (
 	"github.com/roomlog/roomlog/client"
 	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/internal/trace"
+	"github.com/roomlog/roomlog/transport/admin"
 )
 
 // TestLiveChat: the timings that the program carries are those of the trace.
@@ -173,6 +174,8 @@ func TestJudge(t *testing.T) {
 		{"one lost", func(r *SceneReport) { r.Lost = 1 }, "1 messages lost"},
 		{"one doubled", func(r *SceneReport) { r.Duplicates = 1 }, "1 doubled"},
 		{"one reordered", func(r *SceneReport) { r.Reordered = 1 }, "1 reordered"},
+		{"all let in", func(r *SceneReport) { r.Connects = &Connects{Clients: 9} }, ""},
+		{"one not let in", func(r *SceneReport) { r.Connects = &Connects{Clients: 9, Failed: 1} }, "1 of the clients that came were not let in"},
 		{"no bystanders before", func(r *SceneReport) { r.BystanderBefore = 0 }, "bystanders got nothing"},
 		{"no bystanders during", func(r *SceneReport) { r.BystanderDuring = 0 }, "bystanders got nothing"},
 	} {
@@ -188,6 +191,37 @@ func TestJudge(t *testing.T) {
 				t.Errorf("%s: %s", r.Verdict, r.Why)
 			}
 		})
+	}
+}
+
+// TestNodesHear: the worst counts, and the leader knows the cause.
+func TestNodesHear(t *testing.T) {
+	hit, by := &part{rooms: []*room{{partition: 0}}}, &part{rooms: []*room{{partition: 1}, {partition: 2}}}
+	var said Nodes
+	for _, d := range []admin.Drift{
+		{Partitions: []admin.PartitionDrift{{Partition: 0, P99Ms: 150, Cause: "leader"}, {Partition: 1, P99Ms: 20}, {Partition: 2, P99Ms: 30}}},
+		{Partitions: []admin.PartitionDrift{{Partition: 0, P99Ms: 140, Cause: "append"}, {Partition: 1, P99Ms: 200, Cause: "write"}, {Partition: 3, P99Ms: 999}}},
+		{Partitions: []admin.PartitionDrift{{Partition: 0, P99Ms: 1, Cause: "commit"}, {Partition: 2, P99Ms: 10}}},
+		{},
+	} {
+		said.hear(hit, by, d)
+	}
+	if want := (Nodes{Hit: 150, HitCause: "append", Bystander: 200, BystanderCause: "write"}); said != want {
+		t.Errorf("%+v, want %+v", said, want)
+	}
+}
+
+func TestBlame(t *testing.T) {
+	g := &stage{times: times{counted: window{0, 9 * time.Second}}}
+	for _, cause := range []string{"write", "write", "append", "", "append", "write", "write"} {
+		g.sights = append(g.sights, sight{nodes: &Nodes{BystanderCause: cause}})
+	}
+	during := window{2 * time.Second, 6 * time.Second}
+	if got := g.blame(during); got != "append" {
+		t.Errorf("blamed %q", got)
+	}
+	if got := g.blame(window{3 * time.Second, 4 * time.Second}); got != "" {
+		t.Errorf("blamed %q, and nothing took long", got)
 	}
 }
 

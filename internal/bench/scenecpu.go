@@ -34,24 +34,29 @@ func (u *usedCPU) since() (used time.Duration, known bool) {
 	return used, true
 }
 
-// watchCPU notes for each second of the scene how many processors were used.
-func (g *stage) watchCPU(ctx context.Context) error {
+// watch notes for each second of the scene how many processors were used, and what
+// the nodes say at its end.
+func (g *stage) watch(ctx context.Context) error {
 	w, u := g.times.counted, usedCPU{target: g.target}
-	at := w.from
-	for ; ctx.Err() == nil; at += time.Second {
+	for at := w.from; at <= w.to; at += time.Second {
 		if err := g.clock.sleepUntil(ctx, at, nil); err != nil {
 			return err
 		}
 		used, known := u.since()
-		if !known {
-			return nil
+		if at == w.from {
+			continue
 		}
-		if at > w.from {
-			g.cores = append(g.cores, cut(used.Seconds(), 2))
+		s := sight{nodes: g.askNodes(ctx)}
+		if cores := cut(used.Seconds(), 2); known {
+			s.cores = &cores
 		}
-		if at >= w.to {
-			return nil
-		}
+		g.sights = append(g.sights, s)
 	}
-	return ctx.Err()
+	return nil
+}
+
+// sight is what was seen of a second.
+type sight struct {
+	cores *float64 // nil: not known
+	nodes *Nodes
 }

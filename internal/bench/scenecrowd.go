@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,11 @@ func (p *part) flow(room int, index *int) *room {
 	*index++
 	p.flows[room] = append(p.flows[room], &f)
 	return &f
+}
+
+// has tells whether one of its rooms is in a partition.
+func (p *part) has(partition int) bool {
+	return slices.ContainsFunc(p.rooms, func(r *room) bool { return r.partition == partition })
 }
 
 // tally is what is counted, second by second.

@@ -45,6 +45,7 @@ type Second struct {
 	Published int64    `json:"published"`
 	Delivered int64    `json:"delivered"`
 	Cores     *float64 `json:"cpu_cores"` // processors that the servers and the load generator used; null where it is not known
+	Nodes     *Nodes   `json:"nodes"`
 }
 
 // Lateness is how late messages were, in milliseconds: from when they were due to
@@ -62,6 +63,7 @@ type Lateness struct {
 // milliseconds.
 type Connects struct {
 	Clients int     `json:"clients"`
+	Failed  int     `json:"failed"`  // clients that were not let in for half a minute
 	Retries int     `json:"retries"` // dials that failed
 	P50     float64 `json:"p50_ms"`
 	P99     float64 `json:"p99_ms"`
@@ -95,7 +97,24 @@ func (g *stage) report() *SceneReport {
 	}
 	slices.SortFunc(r.Events, func(a, b Event) int { return int((a.At - b.At) * 100) })
 	r.judge()
+	if blame := g.blame(during); r.Verdict == NotContained && blame != "" {
+		r.Why += "; of the bystanders' partitions the nodes say that what takes long is " + blame
+	}
 	return r
+}
+
+// blame is the stage that was most often the cause at bystanders' partitions.
+func (g *stage) blame(during window) (stage string) {
+	times := make(map[string]int)
+	for i, s := range g.sights {
+		at := g.times.counted.from + time.Duration(i)*time.Second
+		if cause := s.nodes.BystanderCause; during.has(at) && cause != "" {
+			if times[cause]++; times[cause] > times[stage] {
+				stage = cause
+			}
+		}
+	}
+	return stage
 }
 
 func (g *stage) seconds() (all []Second) {
@@ -106,8 +125,8 @@ func (g *stage) seconds() (all []Second) {
 			Published: hit.published[i].Load() + by.published[i].Load(),
 			Delivered: hit.delivered[i].Load() + by.delivered[i].Load(),
 		}
-		if i < len(g.cores) {
-			s.Cores = &g.cores[i]
+		if i < len(g.sights) {
+			s.Cores, s.Nodes = g.sights[i].cores, g.sights[i].nodes
 		}
 		all = append(all, s)
 	}
@@ -127,11 +146,12 @@ func (g *stage) connects() *Connects {
 	}
 	c, h := &Connects{}, newHistogram()
 	for _, v := range g.guests {
+		c.Retries += max(0, v.tries-1)
 		if v.connected == 0 {
+			c.Failed++
 			continue
 		}
 		c.Clients++
-		c.Retries += v.tries - 1
 		_ = h.RecordValue(clamped(v.connected)) // within its range
 	}
 	l := latencyOf(h)
@@ -161,6 +181,9 @@ func (r *SceneReport) judge() {
 	}
 	if r.HitEnd == 0 || r.HitEnd > recoveryBound*r.HitBefore {
 		bad = append(bad, fmt.Sprintf("the hit rooms' p99 was %.1f ms before and is %.1f ms in the end", r.HitBefore, r.HitEnd))
+	}
+	if c := r.Connects; c != nil && c.Failed > 0 {
+		bad = append(bad, fmt.Sprintf("%d of the clients that came were not let in", c.Failed))
 	}
 	if len(bad) > 0 {
 		r.Verdict, r.Why = NotContained, strings.Join(bad, "; ")

@@ -31,7 +31,7 @@ type stage struct {
 	events  []Event
 	faults  map[string]int // injected
 	over    time.Duration  // when the trouble was
-	cores   []float64      // processors used, each second
+	sights  []sight        // of each second
 
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup // fans and guests
@@ -230,7 +230,7 @@ func (g *stage) run(ctx context.Context, progress Progress) error {
 	for k, p := range g.plans() {
 		act(func() error { return k.talk(ctx, p) })
 	}
-	for _, f := range []func(context.Context) error{g.makeTrouble, g.receive, g.herd, g.watchCPU} {
+	for _, f := range []func(context.Context) error{g.makeTrouble, g.receive, g.herd, g.watch} {
 		act(func() error { return f(ctx) })
 	}
 	w := g.times
