@@ -22,7 +22,7 @@ func newChaos(a *app) *cobra.Command {
 		Use:   "chaos",
 		Short: "Break a cluster on purpose and judge what it did",
 	}
-	cmd.AddCommand(newChaosRun(a), newChaosCheck(a), newChaosList(a))
+	cmd.AddCommand(newChaosRun(a), newChaosCheck(a), newChaosReport(a), newChaosList(a))
 	return cmd
 }
 

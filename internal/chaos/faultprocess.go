@@ -2,7 +2,12 @@ package chaos
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"time"
+
+	"github.com/roomlog/roomlog/transport/admin"
+	"github.com/roomlog/roomlog/transport/wire"
 )
 
 var processFaults = []Nemesis{
@@ -12,6 +17,7 @@ var processFaults = []Nemesis{
 	{"pause", "SIGSTOP of one node, a minority or a majority, then SIGCONT", onProcesses, strikePause},
 	{"pause-kill", "a leader is paused, the others go on and are killed with what they had not synced; it wakes up alone", onProcesses, strikePauseKill},
 	{"part-kill", "a node is cut off, the others go on and are killed with what they had not synced; it comes back alone", onProcesses, strikePartKill},
+	{"left-behind", "a node is dead until the others have dropped what it lacks: it comes back with a snapshot", onProcesses, strikeLeftBehind},
 	{"rolling-restart", "SIGTERM and a new start of one node after the other", onProcesses, strikeRollingRestart},
 }
 
@@ -110,6 +116,69 @@ func strikePartKill(ctx context.Context, e *episode) (took int, err error) {
 		err = wait(ctx, e.hold/4)
 	}
 	return took, firstOf(err, cutErr, e.start(e.others(node)...))
+}
+
+// floodLimit is how long others may take to drop what a node lacks.
+const floodLimit = 20 * time.Second
+
+// strikeLeftBehind floods rooms of its own, until of each partition the log begins
+// behind what the node had.
+func strikeLeftBehind(ctx context.Context, e *episode) (took int, err error) {
+	node := e.one()
+	had, err := e.replicas(ctx, node)
+	if err != nil {
+		return 0, nil // it is coming up
+	}
+	e.began(node)
+	e.kill(node)
+	flooding, cancel := context.WithTimeout(ctx, floodLimit)
+	defer cancel()
+	var flood sync.WaitGroup
+	for partition := range e.partitions {
+		flood.Go(func() { e.flood(flooding, partition) })
+	}
+	for took < len(had) && wait(flooding, 100*time.Millisecond) == nil {
+		took = e.dropped(flooding, e.others(node)[0], had)
+	}
+	cancel()
+	flood.Wait()
+	return took, firstOf(ctx.Err(), e.start(node))
+}
+
+// dropped counts the partitions of which a node no longer has what another one
+// lacks: what may be on its way to it, too.
+func (e *episode) dropped(ctx context.Context, node string, lacks []admin.PartitionStatus) (n int) {
+	const underWay = 64 // entries of a request that waits for a node to come back
+	now, err := e.replicas(ctx, node)
+	if err != nil {
+		return 0
+	}
+	for i, replica := range now {
+		if replica.First > lacks[i].Last+underWay {
+			n++
+		}
+	}
+	return n
+}
+
+// flood publishes large messages to a room of a partition until ctx ends.
+func (e *episode) flood(ctx context.Context, partition int) {
+	room := ""
+	for i := 0; room == "" || wire.PartitionOf(room, e.partitions) != partition; i++ {
+		room = fmt.Sprintf("flood/%d", i)
+	}
+	c, err := e.dial(ctx, "flood", e.one())
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	payload := make([]byte, 64<<10)
+	for ctx.Err() == nil {
+		if _, err := c.PublishAsync(ctx, room, payload); err != nil {
+			return
+		}
+		_ = wait(ctx, 5*time.Millisecond)
+	}
 }
 
 func strikeRollingRestart(ctx context.Context, e *episode) (took int, err error) {
