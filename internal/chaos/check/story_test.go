@@ -117,6 +117,10 @@ func (s *story) op(words []string) (*history.Op, error) {
 	case "replica":
 		v := &history.Replica{Node: args[0], Partition: number[int](args[1]), Applied: number[uint64](args[2]), Hash: args[3]}
 		return &history.Op{Process: 99, Type: history.OK, F: history.FReplica, Value: v}, nil
+	case "differ": // NODE AGAINST
+		return &history.Op{Process: 97, Type: history.Fail, F: history.FVerify, Value: &history.Verify{Node: args[0], Against: args[1]}, Error: "index 7"}, nil
+	case "away": // FAULT
+		return &history.Op{Process: 97, Type: history.Fail, F: history.FReady, Value: &history.Ready{After: args}, Error: "n2 does not answer"}, nil
 	case "leader":
 		v := &history.Leader{Node: args[0], Partition: number[int](args[1]), Term: number[uint64](args[2])}
 		if len(args) > 3 {
@@ -160,7 +164,7 @@ func (s *story) call(op *history.Op, verb string, args []string) error {
 	case "final?": // NODE
 		op.F, op.Value = history.FFinal, &history.Final{Room: s.room, Node: args[0]}
 	case "nofinal": // NODE
-		op.Type, op.F, op.Value = history.Info, history.FFinal, &history.Final{Room: s.room, Node: args[0]}
+		op.Type, op.F, op.Value, op.Error = history.Info, history.FFinal, &history.Final{Room: s.room, Node: args[0]}, "no answer"
 	case "final", "part": // NODE FIRST LAST SEQ:ID ...
 		v := &history.Final{Room: s.room, Node: args[0], First: number[uint64](args[1]), Last: number[uint64](args[2]), Msgs: events(args[3:]), More: verb == "part"}
 		op.Type, op.F, op.Value = history.OK, history.FFinal, v
