@@ -32,8 +32,8 @@ func TestProcessesDeathIsSeen(t *testing.T) {
 }
 
 // TestProcessesStandby: the node of a reader with a connection in reserve is killed.
-// The reader goes on elsewhere, and has everything once. So it does three times, the
-// last of them in a silent room, where it would find out by itself only after some seconds.
+// The reader goes on elsewhere, and has everything once; the last time in a room where
+// only one message more comes.
 func TestProcessesStandby(t *testing.T) {
 	p := StartProcesses(t, 4)
 	pub := p.Publisher("p1")
