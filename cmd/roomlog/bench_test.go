@@ -38,7 +38,7 @@ func TestBenchFlags(t *testing.T) {
 		{"fanout --limit 0s --search", "--limit 0s: give 1ms to 1m"},
 		{"idle --subs 0", "--subs 0: give a number from 1 to"},
 		{"idle --subs 3 --rooms 4", "--subs 3: give at least one for each of the 4 rooms"},
-		{"failover --fault fire", `--fault "fire": use one of [kill pause transfer drain]`},
+		{"failover --fault fire", `--fault "fire": use one of [kill pause transfer drain rolling]`},
 		{"failover --kills 0", "--kills 0: give a number from 1 to"},
 		{"failover --rate 10", "--rate 10: give a number from 50 to"},
 		{"failover --rooms 2", "has one room"},
@@ -148,6 +148,7 @@ func TestBenchScenes(t *testing.T) {
 		"sports-final":   {"kill": 1.0},
 		"product-launch": {"restart": 3.0},
 		"viral-moment":   {"slow reader": 5.0},
+		"regional-spike": {"slow link": 1.0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
