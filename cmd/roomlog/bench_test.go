@@ -54,6 +54,12 @@ func TestBenchFlags(t *testing.T) {
 		{"scene sports-final --scale NaN", "--scale NaN: give a number"},
 		{"scene product-launch --scale 90", "connections: this process may have "},
 		{"scene sports-final --server a:1", "starts a cluster of its own"},
+		{"storm --fault pause", `--fault "pause": use kill or drain`},
+		{"storm --clients 3", "--clients 3: give at least one for each of the 20 rooms"},
+		{"storm --rate 0", "--rate 0: give a number from 1 to"},
+		{"storm --bystanders 1", "--bystanders 1: give a number from 2 to"},
+		{"storm --duration 2s", "lasts until all clients have resumed"},
+		{"storm --server a:1", "starts a cluster of its own"},
 		{"latency --payload 23", "--payload 23: give a number from 24 to"},
 		{"latency --mode async", `--mode "async": use e2e or sync`},
 		{"latency --rate 0", "--rate 0: mode e2e needs a number above 0"},
@@ -194,6 +200,27 @@ func checkSeconds(t *testing.T, all []any) {
 	}
 	if len(all) != 6 || delivered == 0 {
 		t.Errorf("%d seconds, %v delivered", len(all), delivered)
+	}
+}
+
+// TestBenchStorm takes some seconds: the load runs alone for five of them.
+func TestBenchStorm(t *testing.T) {
+	dir := t.TempDir()
+	r := runBench(t, "storm --partitions 3 --rooms 4 --clients 40 --bystanders 4 --dir "+dir)
+	checkFresh(t, r, dir)
+	for _, name := range strings.Fields("resumed_50_ms resumed_99_ms resumed_max_ms bystander_p50_before_ms bystander_p99_before_ms " +
+		"bystander_p50_during_ms bystander_p99_during_ms handshakes_admitted server_cpu_s client_cpu_s duration_s") {
+		if v, ok := r[name].(float64); !ok || v <= 0 {
+			t.Errorf("%s is %v", name, r[name])
+		}
+	}
+	for _, name := range []string{"lost", "duplicates", "reordered", "unresumed"} {
+		if r[name] != 0.0 {
+			t.Errorf("%s is %v", name, r[name])
+		}
+	}
+	if r["fault"] != "kill" || r["clients"] != 40.0 || r["handshakes_admitted"].(float64) < 40 {
+		t.Errorf("%v", r)
 	}
 }
 

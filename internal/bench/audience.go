@@ -20,6 +20,8 @@ type audience struct {
 	subs    []*subscriber
 	round   atomic.Pointer[round]
 
+	hear func(s *subscriber, h header, now time.Duration) // is told of every ordinary message, unless nil; set before follow
+
 	cancel context.CancelFunc // ends all subscribers
 	ended  sync.WaitGroup
 	failed chan error // the first one's
@@ -87,9 +89,14 @@ func (a *audience) dial(ctx context.Context, t *Target, n int, at func(i int) st
 // thousand a second, and a server refuses none of so few.
 const dialers = 8
 
-// dialMany dials n clients and returns them in order, or those it has with an
-// error.
+// dialMany dials n clients, the i-th to the node that at names, as dialEach does.
 func dialMany(ctx context.Context, t *Target, n int, at func(i int) string, tell func(done float64)) ([]*client.Client, error) {
+	return dialEach(ctx, n, func(ctx context.Context, i int) (*client.Client, error) { return t.dial(ctx, at(i)) }, tell)
+}
+
+// dialEach dials n clients and returns them in order, or those it has with an
+// error.
+func dialEach(ctx context.Context, n int, dial func(ctx context.Context, i int) (*client.Client, error), tell func(done float64)) ([]*client.Client, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -111,7 +118,7 @@ func dialMany(ctx context.Context, t *Target, n int, at func(i int) string, tell
 				if i >= n {
 					return
 				}
-				c, err := t.dial(ctx, at(i))
+				c, err := dial(ctx, i)
 				if err != nil {
 					cancel(fmt.Errorf("client %d of %d: %w", i+1, n, err))
 					return
@@ -232,6 +239,9 @@ func (a *audience) take(s *subscriber, h header) {
 			r.arrive()
 		}
 		return
+	}
+	if a.hear != nil {
+		a.hear(s, h, now)
 	}
 	if r.window.has(now) {
 		r.inTime.Add(1)

@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/roomlog/roomlog/client"
@@ -30,6 +33,16 @@ var operatorsHTTP = &http.Client{Transport: &http.Transport{}} // no proxy: node
 // ask sends a request to a node and decodes the answer into out, if there is
 // one.
 func (o operators) ask(ctx context.Context, n client.Node, method, path string, out any) error {
+	return o.read(ctx, n, method, path, func(body io.Reader) error {
+		if out == nil {
+			return nil
+		}
+		return json.NewDecoder(body).Decode(out)
+	})
+}
+
+// read is ask for an answer that take reads.
+func (o operators) read(ctx context.Context, n client.Node, method, path string, take func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.HTTP+path, nil)
@@ -47,10 +60,26 @@ func (o operators) ask(ctx context.Context, n client.Node, method, path string, 
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s %s: %s", n.Name, method, path, resp.Status)
 	}
-	if out == nil {
-		return nil
+	return take(resp.Body)
+}
+
+// metrics are those of a node that have no labels, by name.
+func (o operators) metrics(ctx context.Context, n client.Node) (map[string]float64, error) {
+	var text []byte
+	if err := o.read(ctx, n, http.MethodGet, "/metrics", func(body io.Reader) (err error) {
+		text, err = io.ReadAll(body)
+		return err
+	}); err != nil {
+		return nil, err
 	}
-	return json.NewDecoder(resp.Body).Decode(out)
+	values := make(map[string]float64)
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			values[name] = v
+		}
+	}
+	return values, nil
 }
 
 // collectGarbage returns when the node has. Asking for a profile of its memory

@@ -182,6 +182,11 @@ func sumOf[N time.Duration | int64](t *Target, of func(pid int) (N, error)) (tot
 	return total, nil
 }
 
+// dialOnly connects to the cluster by one node.
+func (t *Target) dialOnly(ctx context.Context, node string) (*client.Client, error) {
+	return t.dialServers(ctx, []string{t.nodes[t.place(node)].Listen})
+}
+
 // dial connects to the cluster, to the node named first if it can be reached.
 func (t *Target) dial(ctx context.Context, first string, opts ...client.Option) (*client.Client, error) {
 	var servers []string
@@ -192,6 +197,10 @@ func (t *Target) dial(ctx context.Context, first string, opts ...client.Option) 
 			servers = append(servers, n.Listen)
 		}
 	}
+	return t.dialServers(ctx, servers, opts...)
+}
+
+func (t *Target) dialServers(ctx context.Context, servers []string, opts ...client.Option) (*client.Client, error) {
 	opts = append(opts, client.WithTLS(t.tls), client.WithToken(t.token), client.WithName("bench"))
 	return client.Dial(ctx, servers, opts...)
 }
