@@ -65,6 +65,22 @@ type conn struct {
 	tasks sync.WaitGroup
 }
 
+// dialInTurn is dial within tryBudget, when it is our turn.
+func (cfg *config) dialInTurn(ctx context.Context, addr string) (*conn, wire.Map, error) {
+	done, err := dialTurns.take(ctx)
+	if err != nil {
+		return nil, wire.Map{}, err
+	}
+	defer done()
+	try, cancel := context.WithTimeout(ctx, tryBudget)
+	defer cancel()
+	c, m, err := cfg.dial(try, addr)
+	if err != nil && try.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("no answer within %v", tryBudget)
+	}
+	return c, m, err
+}
+
 // dial connects to addr and says hello. The map is what the server knows of
 // the cluster.
 func (cfg *config) dial(ctx context.Context, addr string) (*conn, wire.Map, error) {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -98,12 +99,56 @@ type fakeNode struct {
 	name  string
 	addr  string
 	mute  atomic.Bool // answers nothing at all any more
+	full  fullness    // refuses handshakes
 
 	mu        sync.Mutex
 	transport *quic.Transport
 	socket    net.PacketConn
 	conns     map[*fakeConn]struct{}
 	tasks     sync.WaitGroup
+}
+
+// fullness refuses the handshakes that it is told to, and takes note of all.
+type fullness struct {
+	mu      sync.Mutex
+	refuse  int         // so many more
+	asked   []time.Time // when handshakes began
+	refused map[string]bool
+}
+
+func (f *fullness) begin(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	from := info.RemoteAddr.String()
+	if f.refused[from] {
+		return nil, errors.New("the second packet of a hello")
+	}
+	f.asked = append(f.asked, time.Now())
+	if f.refuse == 0 {
+		return ctx, nil
+	}
+	f.refuse--
+	if f.refused == nil {
+		f.refused = make(map[string]bool)
+	}
+	f.refused[from] = true
+	return nil, errors.New("too many")
+}
+
+func (f *fullness) set(refuse int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse, f.asked = refuse, nil
+}
+
+// pauses are the times between handshakes since set.
+func (f *fullness) pauses() (pauses []time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := 1; i < len(f.asked); i++ {
+		pauses = append(pauses, f.asked[i].Sub(f.asked[i-1]))
+	}
+	return pauses
 }
 
 type fakeConn struct {
@@ -351,7 +396,7 @@ func (n *fakeNode) start() error {
 	if err != nil {
 		return err
 	}
-	tr := &quic.Transport{Conn: socket}
+	tr := &quic.Transport{Conn: socket, ConnContext: n.full.begin}
 	ln, err := tr.Listen(n.f.tls, &quic.Config{
 		MaxIncomingStreams:         int64(n.f.limits.Subscriptions) + 16,
 		MaxIdleTimeout:             45 * time.Second,

@@ -52,6 +52,7 @@ type node struct {
 	conns              []*conn
 	dial               *dialling
 	fails              int
+	refused            int // handshakes in a row, for there were too many
 	retryAt            time.Time
 }
 
@@ -121,18 +122,14 @@ func (r *router) first(ctx context.Context, servers []string) error {
 	failed := &dialError{}
 	at := make(map[string]int) // server to its place in failed
 	for round := 1; ; round++ {
-		open := 0
+		open, crowded := 0, false
 		for _, s := range servers {
 			i, seen := at[s]
 			if seen && hopeless(failed.errs[i]) {
 				continue
 			}
-			try, cancel := context.WithTimeout(within, tryBudget)
-			c, m, err := r.c.cfg.dial(try, s)
-			if err != nil && try.Err() != nil && within.Err() == nil {
-				err = fmt.Errorf("no answer within %v", tryBudget)
-			}
-			cancel()
+			c, m, err := r.c.cfg.dialInTurn(within, s)
+			crowded = crowded || tooMany(err)
 			if err == nil {
 				r.c.cfg.log.Info("connected", "node", c.node, "address", s)
 				r.learn(&m, c.node)
@@ -158,7 +155,11 @@ func (r *router) first(ctx context.Context, servers []string) error {
 			return failed
 		}
 		if within.Err() == nil {
-			r.c.pause(within, backoff(round))
+			wait := backoff(round)
+			if crowded {
+				wait = refusedFor(round)
+			}
+			r.c.pause(within, wait)
 		}
 		if within.Err() != nil {
 			failed.end = ctx.Err()
@@ -267,7 +268,7 @@ func (r *router) add(c *conn) bool {
 	}
 	c.router = r
 	n := r.node(c.node)
-	n.worked = c.addr
+	n.worked, n.refused = c.addr, 0
 	n.conns = append(n.conns, c)
 	r.conns[c] = struct{}{}
 	if r.home == nil {
@@ -343,9 +344,7 @@ func (r *router) dial(n *node) *dialling {
 	n.dial = d
 	addr := n.address()
 	r.c.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(r.c.ctx, tryBudget)
-		defer cancel()
-		c, m, err := r.c.cfg.dial(ctx, addr)
+		c, m, err := r.c.cfg.dialInTurn(r.c.ctx, addr)
 		if err == nil {
 			r.learn(&m, c.node)
 			if !r.add(c) {
@@ -358,6 +357,9 @@ func (r *router) dial(n *node) *dialling {
 		n.dial = nil
 		if err != nil {
 			n.failed()
+			if tooMany(err) {
+				r.keepAway(n, addr)
+			}
 			r.c.cfg.log.Debug("cannot connect", "node", n.name, "address", addr, "error", err)
 		} else if n.name == "" {
 			n.retryAt = time.Now().Add(settled) // a seed: its node has a name now

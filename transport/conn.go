@@ -49,6 +49,7 @@ func newConn(s *Server, qc *quic.Conn) *conn {
 // serve runs the connection until it ends or has to be ended.
 func (c *conn) serve() error {
 	control, in, err := c.hello()
+	greeted(c.quic)
 	if err != nil {
 		return err
 	}

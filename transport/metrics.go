@@ -11,6 +11,11 @@ type Metrics struct {
 	stalls      prometheus.Counter     // subscriptions that were left alone for a moment
 	spacing     prometheus.Gauge       // seconds between flushes of a connection
 	cpu         prometheus.Gauge       // share of all processors that this process uses
+
+	handshakesAdmitted prometheus.Counter // begun
+	handshakesRefused  prometheus.Counter // beyond the budget
+	handshaking        prometheus.Gauge   // under way: admitted, no hello yet
+	handshakeRate      prometheus.Gauge   // that may begin in a second
 }
 
 // NewMetrics returns metrics that are not registered yet.
@@ -37,10 +42,23 @@ func NewMetrics() *Metrics {
 		cpu: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "roomlog", Name: "cpu_share", Help: "Share of all processors that this process uses, of the last 50 ms.",
 		}),
+		handshakesAdmitted: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "roomlog", Name: "handshakes_admitted_total", Help: "Handshakes of clients that were let begin.",
+		}),
+		handshakesRefused: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "roomlog", Name: "handshakes_refused_total", Help: "Handshakes of clients that were refused before they began, because of too many.",
+		}),
+		handshaking: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "roomlog", Name: "handshakes_waiting", Help: "Handshakes under way: admitted, and without a hello so far.",
+		}),
+		handshakeRate: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "roomlog", Name: "handshakes_budget", Help: "Handshakes that may begin in a second: what leaves other work on time.",
+		}),
 	}
 }
 
 // Collectors returns the metrics for a registry.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.connections, m.closed, m.badFrames, m.flushes, m.stalls, m.spacing, m.cpu}
+	return []prometheus.Collector{m.connections, m.closed, m.badFrames, m.flushes, m.stalls, m.spacing, m.cpu,
+		m.handshakesAdmitted, m.handshakesRefused, m.handshaking, m.handshakeRate}
 }

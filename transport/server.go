@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -38,6 +39,10 @@ type Config struct {
 	// it has none.
 	Partitions []*partition.Partition
 
+	// Handshakes are let begin so many a second, at most; 0: as many as leave
+	// other work on time.
+	Handshakes int
+
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -62,6 +67,7 @@ type Server struct {
 	tasks  sync.WaitGroup
 
 	fanout     fanout
+	admission  *admission
 	draining   chan struct{} // closed by Drain
 	mapChanged chan struct{} // one token: clients are to be told
 
@@ -91,10 +97,12 @@ func Bind(listen string) (net.PacketConn, error) {
 // Serve starts to serve clients.
 func Serve(cfg Config) (*Server, error) {
 	key := quic.StatelessResetKey(cfg.ResetKey)
+	admission := newAdmission(handshakeBounds.of(runtime.GOMAXPROCS(0), cfg.Handshakes), cfg.Metrics)
 	s := &Server{
 		cfg:       cfg,
 		socket:    cfg.Socket,
-		transport: &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key},
+		transport: &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key, ConnContext: admission.begin},
+		admission: admission,
 		draining:  make(chan struct{}),
 
 		mapChanged: make(chan struct{}, 1),
@@ -127,6 +135,7 @@ func Serve(cfg Config) (*Server, error) {
 	}
 	s.tasks.Go(s.accept)
 	s.tasks.Go(func() { s.fanout.pace.run(s.ctx) })
+	s.tasks.Go(func() { s.admission.run(s.ctx) })
 	s.tasks.Go(s.dropFeeds)
 	s.tasks.Go(s.tellMaps)
 	return s, nil

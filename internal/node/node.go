@@ -70,6 +70,7 @@ type Config struct {
 	// processors are busy with them; default DefaultSpacing; below 0: none.
 	FlushSpacing time.Duration
 	KeyExchange  []tls.CurveID // that clients may use; nil: those of crypto/tls
+	Handshakes   int           // of clients that may begin in a second; 0: as many as leave other work on time
 
 	SegmentBytes int64     // size of a file of a partition's log; default 64 MiB
 	Reserve      int64     // free bytes of the disk below which publishes are refused; 0: none
@@ -197,7 +198,7 @@ func (n *Node) open() (err error) {
 	clientMetrics := transport.NewMetrics()
 	n.clients, err = transport.Serve(transport.Config{
 		Node: cfg.Name, Socket: socket, Cert: cfg.Cert, ResetKey: key, Token: cfg.Token, Leave: leave,
-		Spacing: cfg.spacing(), KeyExchange: cfg.KeyExchange,
+		Spacing: cfg.spacing(), KeyExchange: cfg.KeyExchange, Handshakes: cfg.Handshakes,
 		Partitions: n.partitions, Metrics: clientMetrics, Logger: n.log,
 	})
 	if err != nil {
