@@ -20,7 +20,7 @@ type turns chan struct{}
 // dialTurns are those of this process.
 var dialTurns = make(turns, 8*runtime.GOMAXPROCS(0))
 
-const turnLasts = 50 * time.Millisecond
+const turnLasts = 200 * time.Millisecond
 
 // take waits until a handshake may begin. The turn ends with done, if not earlier.
 func (t turns) take(ctx context.Context) (done func(), err error) {
