@@ -103,7 +103,9 @@ func (w *storm) gather(ctx context.Context, progress Progress) (err error) {
 	if len(elsewhere) == 0 {
 		return errors.New("all partitions are led by the node that is to fail: take more partitions")
 	}
-	others := func(ctx context.Context, i int) (*client.Client, error) { return w.target.dial(ctx, w.left[i%len(w.left)].Name) }
+	others := func(ctx context.Context, i int) (*client.Client, error) {
+		return w.target.dial(ctx, w.left[i%len(w.left)].Name)
+	}
 	w.aside, err = w.assemble(ctx, elsewhere[:min(len(elsewhere), 2)], w.report.Bystanders, others, w.heardAside, progress)
 	return err
 }
