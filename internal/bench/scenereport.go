@@ -97,7 +97,7 @@ func (g *stage) report() *SceneReport {
 	}
 	slices.SortFunc(r.Events, func(a, b Event) int { return int((a.At - b.At) * 100) })
 	r.judge()
-	if blame := g.blame(during); r.Verdict == NotContained && blame != "" {
+	if blame := g.blame(during); r.bystandersSuffer() && blame != "" {
 		r.Why += "; of the bystanders' partitions the nodes say that what takes long is " + blame
 	}
 	return r
@@ -167,6 +167,10 @@ func (g *stage) sendLate() float64 {
 	return latencyOf(sum).P99
 }
 
+func (r *SceneReport) bystandersSuffer() bool {
+	return r.BystanderDuring > bystanderBound*r.BystanderBefore
+}
+
 // judge says whether the trouble stayed where it was.
 func (r *SceneReport) judge() {
 	var bad []string
@@ -175,7 +179,7 @@ func (r *SceneReport) judge() {
 	}
 	if r.BystanderBefore == 0 || r.BystanderDuring == 0 {
 		bad = append(bad, "bystanders got nothing before or during the trouble: give a higher rate or a longer time")
-	} else if r.BystanderDuring > bystanderBound*r.BystanderBefore {
+	} else if r.bystandersSuffer() {
 		bad = append(bad, fmt.Sprintf("bystanders' p99 rose from %.1f to %.1f ms, to %.1f × what it was",
 			r.BystanderBefore, r.BystanderDuring, r.BystanderDuring/r.BystanderBefore))
 	}
