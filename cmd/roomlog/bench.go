@@ -47,6 +47,7 @@ type benchmark struct {
 	nodes    int            // of a cluster that is started here
 	checks   []func() error // of the flags' values
 	network  bool           // the cluster gets a network of its own
+	disks    bool           // or disks
 }
 
 // newBenchmark adds the flags that all benchmarks have.
@@ -143,6 +144,8 @@ func (b *benchmark) target(ctx context.Context) (*bench.Target, error) {
 		start := bench.StartTarget
 		if b.network {
 			start = bench.StartTargetOnNet
+		} else if b.disks {
+			start = bench.StartTargetOnDisks
 		}
 		return start(ctx, binary, b.dir, b.nodes, b.settings.Partitions)
 	}

@@ -27,10 +27,15 @@ messages of a subscriber on another node and of one on the node that fails. All
 that was acked must have been received, once and in order.
 
 Faults: kill (kill -9), pause (the process is stopped for a while), transfer
-(leadership is handed over), drain (the node is told to stop), rolling (all nodes are
-restarted, one after the other, and each time the next when that one is ready). A
-rolling restart has a room in each partition, with readers on all nodes; the gaps are
-the longest of any room in each round, and --rate is that of all rooms together.`,
+(leadership is handed over), drain (the node is told to stop), blackhole (no packet
+reaches the node or leaves it, for a while), stall (its disk takes no fsync any more,
+until it ends by itself). For the last two the cluster gets a network or disks of
+its own, the disks in memory: that needs Linux and root.
+
+Rolling: all nodes are restarted, one after the other, and each time the next when
+that one is ready. A rolling restart has a room in each partition, with readers on all
+nodes; the gaps are the longest of any room in each round, and --rate is that of all
+rooms together.`,
 		Example: `  roomlog bench failover --kills 20
   roomlog bench failover --fault drain --rate 1000`,
 	}
@@ -41,9 +46,13 @@ the longest of any room in each round, and --rate is that of all rooms together.
 	b.payload(bench.MinPayload)
 	b.rate(200, 50, "messages a second")
 	b.count(&kills, "kills", 10, 1, 10_000, "how often")
-	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer, drain or rolling")
+	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer, drain, rolling, blackhole or stall")
 	b.count(&b.nodes, "nodes", 3, 3, 5, "how many nodes the cluster gets: 3 or 5")
 	b.flags.BoolVar(&s.Standby, "standby", false, "clients keep a connection to a second node in reserve")
+	b.check(func() error {
+		b.network, b.disks = fault == string(bench.FaultBlackhole), fault == string(bench.FaultStall)
+		return nil
+	})
 	b.check(func() error {
 		switch {
 		case !slices.Contains(bench.AllFaults(), bench.Fault(fault)):

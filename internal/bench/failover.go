@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -23,11 +25,14 @@ const (
 	FaultTransfer Fault = "transfer" // leadership is handed to another node
 	FaultDrain    Fault = "drain"    // the node is told to stop, and does
 	FaultRolling  Fault = "rolling"  // all nodes are restarted, one after the other
+
+	FaultBlackhole Fault = "blackhole" // no packet reaches its host or leaves it, for a while: the target must be StartTargetOnNet's
+	FaultStall     Fault = "stall"     // its disk takes no fsync any more, until it ends by itself: StartTargetOnDisks's
 )
 
 // AllFaults names them.
 func AllFaults() []Fault {
-	return []Fault{FaultKill, FaultPause, FaultTransfer, FaultDrain, FaultRolling}
+	return []Fault{FaultKill, FaultPause, FaultTransfer, FaultDrain, FaultRolling, FaultBlackhole, FaultStall}
 }
 
 // FailoverReport is what RunFailover measures.
@@ -349,7 +354,7 @@ func (f *failover) fail(ctx context.Context) (gaps [3]time.Duration, err error) 
 		return gaps, err
 	}
 	if err := f.flows(ctx, pulses, faultLasts); err != nil {
-		return gaps, err
+		return gaps, errors.Join(err, heal())
 	}
 	for i, p := range pulses {
 		gaps[i] = p.pause()
@@ -418,11 +423,48 @@ func (f *failover) inject(ctx context.Context, node, to string) (heal func() err
 		return again, c.Terminate(node)
 	case FaultPause:
 		return func() error { return c.Resume(node) }, c.Pause(node)
+	case FaultBlackhole:
+		cut := f.target.net.CutOff(node)
+		return func() error { cut.Heal(); return nil }, nil
+	case FaultStall:
+		return f.stall(ctx, node, again)
 	case FaultTransfer:
 		path := fmt.Sprintf("/v1/partitions/%d/transfer?to=%s", f.room.partition, to)
 		return func() error { return nil }, f.target.ops.ask(ctx, f.target.nodes[f.target.place(node)], http.MethodPost, path, nil)
 	}
 	return nil, fmt.Errorf("there is no fault %q", f.fault)
+}
+
+// stall has the fsyncs of a node hang. Its process gives up by itself, but cannot
+// end before they do not hang any more.
+func (f *failover) stall(ctx context.Context, node string, again func() error) (heal func() error, err error) {
+	n, _ := f.target.cluster.Layout().Node(node)
+	before, err := givenUp(n.Log)
+	if err != nil {
+		return nil, err
+	}
+	off := f.target.disks[node].stall()
+	return func() error {
+		defer off()
+		for began := time.Now(); time.Since(began) < faultLimit; {
+			if now, err := givenUp(n.Log); err != nil {
+				return err
+			} else if now > before {
+				off()
+				return again()
+			}
+			if err := f.wait(ctx); err != nil {
+				return err
+			}
+		}
+		return fmt.Errorf("%s goes on, with a disk that has hung for %v", node, faultLimit)
+	}, nil
+}
+
+// givenUp counts how often a node has given up, by its log.
+func givenUp(log string) (int, error) {
+	text, err := os.ReadFile(log)
+	return bytes.Count(text, []byte("the node cannot go on")), err
 }
 
 // finish ends the publishing and compares what was read with what was acked.

@@ -31,6 +31,7 @@ type Target struct {
 	// Of a fresh cluster.
 	cluster *devcluster.Cluster
 	net     *netcluster.Cluster // the same, if it has a network of its own
+	disks   map[string]disk     // of the nodes, if they have their own
 	dir     string
 	procs   string
 }
@@ -139,6 +140,9 @@ func (t *Target) Close() error {
 		err = t.net.Close()
 	case t.cluster != nil:
 		err = t.cluster.Close()
+	}
+	for _, d := range t.disks {
+		err = errors.Join(err, d.Close())
 	}
 	return errors.Join(err, os.RemoveAll(t.dir))
 }
