@@ -278,6 +278,8 @@ func (c *conn) watch() {
 		case verdictPing:
 			if p.first == p.last {
 				a.series.Add(1)
+			} else if a.answerDue() && nanos()-p.first > time.Duration(a.trip.Load()) {
+				c.router.doubt(c) // later than what answers take, at worst of late
 			}
 			if err := c.ping(); err != nil {
 				return // the stream tells the connection's end

@@ -231,6 +231,62 @@ func TestLeaderHangs(t *testing.T) {
 	}
 }
 
+// A client that is patient with its leader, for answers used to take long, hears by
+// another node who leads now, and does not wait until the silent one counts as dead.
+func TestLeaderHangsAndAnotherIsElected(t *testing.T) {
+	f := startFake(t, 3, 1)
+	c := f.dial(t)
+	if _, err := c.Publish(within(t), "lobby", []byte("m1")); err != nil {
+		t.Fatal(err)
+	}
+	c.router.mu.Lock()
+	first := c.router.home
+	c.router.mu.Unlock()
+	first.alive.trip.Store(int64(maxPatience / 4))
+	f.nodes[0].mute.Store(true)
+	f.lead(0, 1, true)
+	if r, err := c.Publish(within(t), "lobby", []byte("m2")); err != nil || r.Seq != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if first.quic.Context().Err() != nil {
+		t.Error("the publish has waited for the end of the connection")
+	}
+}
+
+// Who doubts a node makes one connection to another one, and no more.
+func TestDoubtConnectsElsewhereOnce(t *testing.T) {
+	f := startFake(t, 3, 1)
+	c := f.dial(t)
+	r := c.router
+	r.mu.Lock()
+	home := r.home
+	r.mu.Unlock()
+	for range 3 {
+		r.doubt(home)
+		for {
+			changed := r.changes()
+			r.mu.Lock()
+			conns := len(r.conns)
+			r.mu.Unlock()
+			if conns == 2 {
+				break
+			}
+			select {
+			case <-changed:
+			case <-within(t).Done():
+				t.Fatalf("%d connections", conns)
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.nodes {
+		if n.dial != nil && len(n.conns) == 0 || len(r.conns) != 2 {
+			t.Errorf("%s is dialed too, beside %d connections", n.name, len(r.conns))
+		}
+	}
+}
+
 func TestAckLost(t *testing.T) {
 	f := startFake(t, 1, 1)
 	first := true

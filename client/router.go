@@ -474,6 +474,32 @@ func (r *router) explore(tries int) {
 	}
 }
 
+// doubt: a connection that owes an answer is silent, and a ping has had none either.
+// Well before it counts as dead another node can tell whether somebody else leads
+// by now, so there has to be a connection to one.
+func (r *router) doubt(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	var others []*node
+	for _, name := range r.members {
+		n := r.nodes[name]
+		switch {
+		case n.name == c.node:
+		case len(n.conns) > 0, n.dial != nil:
+			return // it tells us, or will
+		case n.ready():
+			others = append(others, n)
+		}
+	}
+	if len(others) > 0 {
+		r.turn++
+		r.dial(others[r.turn%len(others)])
+	}
+}
+
 // nodesNow returns the members. If there is no connection it tries for one.
 func (r *router) nodesNow(ctx context.Context) ([]Node, error) {
 	r.mu.Lock()
