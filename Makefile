@@ -9,12 +9,13 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 TESTTIME ?= 5m  # bound on one package's tests
 FUZZTIME ?= 10s # for each fuzz target
-SOAK ?= 10m     # how long "soak" repeats: 90s, 10m, 1h30m
+SOAK ?= 10m     # how long "soak" and "soak-tests" repeat: 90s, 10m, 1h30m
+SEED ?= 1       # of the first run of "soak"
 BENCH ?= .      # which benchmarks
 COUNT ?= 6      # runs of each, enough for benchstat
 RUNS ?= 3       # of each benchmark of the system
 
-.PHONY: help setup build test check demo fuzz bench bench-storage bench-system bench-peers soak lint fmt fmt-check arrows chaos-short mod-check
+.PHONY: help setup build test check demo fuzz bench bench-storage bench-system bench-peers soak soak-tests chaos-controls lint fmt fmt-check arrows chaos-short mod-check
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -73,18 +74,31 @@ bench-peers: ## NATS JetStream in the shapes of bench-system: medians of RUNS ru
 	bin/peers -server bin/nats-server -runs $(strip $(RUNS)) -only '$(filter-out .,$(strip $(BENCH)))' \
 		-keep out/bench-peers-$(VERSION).jsonl | tee out/bench-peers-$(VERSION).md
 
-soak: ## repeat the tests with real processes for SOAK, each with 50 power cuts
+SECONDS_OF_SOAK = $$(( $$(echo '$(strip $(SOAK))' | sed -E 's/([0-9]+)s?$$/+\1/; s/([0-9]+)m/+\1*60/; s/([0-9]+)h/+\1*3600/') ))
+
+soak: build ## chaos runs of three and five nodes for SOAK, with one seed after the other from SEED on
+	@mkdir -p out/soak
+	@seconds=$(SECONDS_OF_SOAK); seed=$(strip $(SEED)); SECONDS=0; \
+	while [ $$SECONDS -lt $$seconds ]; do \
+		bin/roomlog chaos run --seed $$seed --nodes $$((seed % 4 ? 3 : 5)) --duration 2m --history out/soak/chaos-$$seed.jsonl.gz -o json; \
+		echo "soak: seed $$seed passed, $$SECONDS of $$seconds s"; seed=$$((seed + 1)); \
+	done
+
+soak-tests: ## repeat the tests with real processes for SOAK, each with 50 power cuts
 	@mkdir -p out
 	go test -race -c -o out/clustertest.test ./internal/clustertest
-	@seconds=$$(( $$(echo '$(strip $(SOAK))' | sed -E 's/([0-9]+)s?$$/+\1/; s/([0-9]+)m/+\1*60/; s/([0-9]+)h/+\1*3600/') )); \
-	runs=0; SECONDS=0; \
+	@seconds=$(SECONDS_OF_SOAK); runs=0; SECONDS=0; \
 	while [ $$SECONDS -lt $$seconds ]; do \
 		(cd internal/clustertest && ROOMLOG_POWERCUT_ROUNDS=50 ../../out/clustertest.test -test.run '^TestProcesses' -test.timeout 15m); \
 		runs=$$((runs + 1)); echo "soak: run $$runs passed, $$SECONDS of $$seconds s"; \
 	done
 
+chaos-controls: ## bugs that are built in on purpose: chaos must find each, by its proper name
+	go test -tags controls -count=1 -v -timeout 40m -run '^TestControls$$' ./internal/chaos
+
 lint: arrows ## go vet, staticcheck, import arrows
 	go vet ./...
+	go vet -tags controls ./...
 	go run $(STATICCHECK) ./...
 
 fmt: ## gofmt and go mod tidy
@@ -97,7 +111,10 @@ fmt-check:
 arrows:
 	go test -count=1 ./internal/arrows
 
-chaos-short: # faults against real processes, a short round
+chaos-short: build # faults against real processes, a short round
+	@mkdir -p out
+	bin/roomlog chaos run --seed 1 --duration 75s --history out/chaos-1.jsonl.gz -o json
+	bin/roomlog chaos run --seed 2 --duration 20s --nodes 5 --history out/chaos-2.jsonl.gz -o json
 	@listed=$$(go test -list '^TestProcesses' ./internal/clustertest); \
 	grep -q '^TestProcesses' <<<"$$listed" || { echo "no TestProcesses in internal/clustertest"; exit 1; }
 	go test -count=1 -timeout $(strip $(TESTTIME)) -run '^TestProcesses' ./internal/clustertest
