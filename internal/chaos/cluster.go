@@ -40,13 +40,15 @@ type cluster struct {
 	tls        *tls.Config
 	http       *http.Client // past all faults of packets
 
+	forget bool // at a power cut
+
 	mu  sync.Mutex
-	rng *rand.Rand // for what survives a power cut
+	rng *rand.Rand // for what survives one
 }
 
 // startCluster returns when all nodes serve. Close it also after an error.
 func startCluster(ctx context.Context, o Options, settings map[string]string) (c *cluster, err error) {
-	c = &cluster{disks: map[string]*faultfs.FS{}, partitions: o.Partitions, binary: o.Binary, rng: stream(o.Seed, 2)}
+	c = &cluster{disks: map[string]*faultfs.FS{}, partitions: o.Partitions, binary: o.Binary, forget: o.Forget, rng: stream(o.Seed, 2)}
 	if c.dir, err = os.MkdirTemp(o.Dir, "roomlog-chaos-"); err != nil {
 		return c, err
 	}
@@ -188,6 +190,9 @@ func (c *cluster) powerCut(nodes ...string) (took int, err error) {
 func (c *cluster) survivors() faultfs.Survivors {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.forget {
+		return faultfs.Survivors{}
+	}
 	return faultfs.Survivors{
 		Seed:   c.rng.Uint64(),
 		Chance: []float64{0, 0.5, 0.9}[c.rng.IntN(3)],

@@ -56,7 +56,7 @@ func runControl(t *testing.T, binary string, c controls.Control, seed uint64) bo
 	err := chaos.Run(t.Context(), chaos.Options{
 		Binary: binary, History: history, Dir: t.TempDir(), Seed: seed,
 		Duration: c.Recipe.Duration, Nemeses: c.Recipe.Nemeses, Rate: c.Recipe.Rate,
-		Settings: c.Recipe.Settings, Env: []string{controls.Variable + "=" + c.Name},
+		Settings: c.Recipe.Settings, Forget: c.Recipe.Forget, Env: []string{controls.Variable + "=" + c.Name},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,8 @@ type Options struct {
 	Rooms      int     // 8 unless given
 	Rate       float64 // messages a second, 200 unless given
 
+	Forget bool // at a power cut all that was not synced is gone, and not just some
+
 	Settings map[string]string // of the nodes, over those of a run
 	Env      []string          // of the nodes: KEY=value
 	Version  string            // of the binary, for the history

@@ -61,7 +61,7 @@ var meanings = []struct {
 	{NonmonotonicSend, "a publisher's later publish, made after the ack of an earlier one, got a lower seq (so nonlinearizable too)"},
 	{IntNonmonotonicSend, "the same of publishes that were open together"},
 	{G1a, "a publish that was reported failed was read"},
-	{PrecommittedRead, "a subscription was handed a message that the log does not hold in the end"},
+	{PrecommittedRead, "a subscription was handed a message that the log does not hold in the end, or has elsewhere and got only later"},
 	{RealtimeLag, "a message came later after its ack than the bound given (without a bound only a figure)"},
 	{NonLinearizable, "appends and head reads of a room fit no order that agrees with real time"},
 	{SeqHole, "the log itself lacks a seq"},

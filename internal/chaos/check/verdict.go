@@ -79,6 +79,8 @@ func (c *Checker) judgeRead(r *room, k clash, another bool) {
 	switch {
 	case s.final != 0 && m.logged == 0, s.final == 0 && h.known && k.seq > h.last:
 		c.tally.add(PrecommittedRead, ops{k.op}, "room %q seq %d: %q was handed to a subscription; the log does not hold it", r.name, k.seq, m.id)
+	case s.final != 0 && m.state == acked && k.op < m.answeredOp:
+		c.tally.add(PrecommittedRead, ops{k.op, m.answeredOp}, "room %q seq %d: %q was handed to a subscription before it was committed; the log holds it at seq %d", r.name, k.seq, m.id, m.logged)
 	case s.final != 0:
 		c.tally.add(InconsistentOffsets, ops{k.op}, "room %q seq %d: %q was handed to a subscription; the log holds %q", r.name, k.seq, m.id, c.messages[s.final].id)
 	case another:

@@ -31,6 +31,7 @@ type Recipe struct {
 	Nemeses  []string
 	Settings map[string]string // of the nodes
 	Rate     float64           // messages a second, all publishers together
+	Forget   bool              // a power cut leaves nothing of what was not synced
 	Duration time.Duration
 	Needs    string // of faults and load, beyond the names
 }
@@ -45,9 +46,9 @@ var All = []Control{
 		Recipe: Recipe{
 			Nemeses:  []string{"power-cut"},
 			Settings: map[string]string{"segment-bytes": "64MiB", "retention-bytes": "0"},
+			Forget:   true, // a part of it left behind is mostly found as damage, and the node stays away
 			Duration: 45 * time.Second,
-			Needs: "cuts of a majority or all nodes at the same moment that keep nothing of what was not synced; " +
-				"a part of it left behind is mostly found as damage, and the node stays away",
+			Needs:    "cuts of a majority or all nodes at the same moment",
 		},
 	},
 	{
@@ -107,12 +108,10 @@ var All = []Control{
 		Promise: "a replica that was away catches up",
 		Finds:   []string{"stuck-replica", "stuck-room", "replica-divergence"},
 		Recipe: Recipe{
-			Nemeses:  []string{"kill"},
+			Nemeses:  []string{"left-behind"},
 			Settings: map[string]string{"segment-bytes": "1MiB", "retention-bytes": "1MiB"},
-			Rate:     2000,
-			Duration: 60 * time.Second,
-			Needs: "one node dead until the others have dropped what it lacks, 2 MiB and 64 entries of a partition or more, while " +
-				"leaders live on; then the other follower dead for longer than the bound of stuck-room",
+			Duration: 20 * time.Second,
+			Needs:    "one node dead until the others have dropped what it lacks, and leaders that live on",
 		},
 	},
 	{
