@@ -84,3 +84,69 @@ func TestChaosCheck(t *testing.T) {
 		t.Errorf("no zero row for lost-write in %s", got.stdout)
 	}
 }
+
+func TestChaosFlags(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"run --nemesis gremlins", `there is no nemesis "gremlins": use kill, leader-kill,`},
+		{"run --nodes 4", "4 nodes: give 3, 5 or 7"},
+		{"run --duration 1s", "duration 1s: give 2s to 24h"},
+		{"run --rate 0.1", "rate 0.1: give 1 to 100000"},
+		{"run --partitions 5000", "5000 partitions: give 1 to 256"},
+		{"run --history missing/h.jsonl", "--history: stat missing: no such file"},
+		{"run now", `was given "now"`},
+		{"report --mixes -1", "--mixes -1: give 0 to 1000"},
+		{"report --alone 1s", "duration 1s: give 2s to 24h"},
+		{"report --from missing", "missing: no such directory"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			got := run(t, nil, append([]string{"chaos"}, strings.Fields(tt.args)...)...)
+			if got.code != 2 || !strings.Contains(got.stderr, tt.want) || got.stdout != "" {
+				t.Errorf("%+v, want exit code 2 and %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestChaosList(t *testing.T) {
+	got := run(t, nil, "chaos", "list", "-o", "json")
+	var line struct{ Name, Meaning string }
+	if err := json.Unmarshal([]byte(strings.SplitN(got.stdout, "\n", 2)[0]), &line); err != nil || line.Name != "kill" || line.Meaning == "" {
+		t.Errorf("%v in %s", err, got.stdout)
+	}
+	if got := run(t, nil, "chaos", "list"); got.code != 0 || !strings.Contains(got.stdout, "power-cut") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A report is made of the histories in a directory, with the notes beside it; one that is
+// not valid has its exit code.
+func TestChaosReport(t *testing.T) {
+	header := history.Op{Process: history.Nemesis, Type: history.Info, F: history.FRun, Value: &history.Run{Nodes: []string{"n1"}, Nemeses: []string{"kill"}}}
+	kill := func(phase string, count int64) history.Op {
+		return history.Op{Process: history.Nemesis, Type: history.Info, F: "kill", Value: &history.Fault{Phase: phase, Count: count}}
+	}
+	from := filepath.Dir(writeHistory(t, "a.jsonl.gz", header, kill(history.Start, 0), kill(history.Stop, 2)))
+	out := t.TempDir()
+	if err := os.WriteFile(filepath.Join(out, "NOTES.md"), []byte("## Found\n\nNothing.\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := run(t, nil, "chaos", "report", "--from", from, "--out", out)
+	text, err := os.ReadFile(filepath.Join(out, "REPORT.md"))
+	if got.code != 0 || err != nil {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, want := range []string{"1 valid, 0 invalid, 0 vacuous", "| 1 rooms, 1 nodes | kill | 1 |", "| lost-write | 0 |", "## Found"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+	for _, plot := range []string{"pauses.svg", "latency.svg"} {
+		if b, err := os.ReadFile(filepath.Join(out, plot)); err != nil || !strings.Contains(string(b), "</svg>") || !strings.Contains(string(text), "("+plot+")") {
+			t.Errorf("%s: %v", plot, err)
+		}
+	}
+	idle := filepath.Dir(writeHistory(t, "b.jsonl.gz", header, kill(history.Start, 0), kill(history.Stop, 0)))
+	if got := run(t, nil, "chaos", "report", "--from", idle, "--out", out); got.code != 1 || !strings.Contains(got.stderr, "b.jsonl.gz is vacuous") {
+		t.Errorf("%+v", got)
+	}
+}

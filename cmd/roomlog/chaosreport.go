@@ -43,6 +43,9 @@ exit code is 0 if all verdicts are valid, else 1; the report is written in any c
 		if r.campaign.Mixes < 0 || r.campaign.Mixes > 1000 {
 			return usagef("--mixes %d: give 0 to 1000", r.campaign.Mixes)
 		}
+		if info, err := os.Stat(r.from); r.from != "" && (err != nil || !info.IsDir()) {
+			return usagef("--from %s: no such directory", r.from)
+		}
 		for _, o := range r.campaign.Runs() {
 			if err := o.Check(); err != nil {
 				return usageError{err}

@@ -11,8 +11,8 @@ import (
 
 // Nemesis is a kind of fault.
 type Nemesis struct {
-	Name    string
-	Meaning string
+	Name    string `json:"name"`
+	Meaning string `json:"meaning"`
 
 	// kind is what it acts on: two nemeses of different kinds may be at work at
 	// the same time.

@@ -45,6 +45,9 @@ const (
 	MinDuration = 2 * time.Second
 	MaxDuration = 24 * time.Hour
 	MaxNodes    = 7
+
+	minRate, maxRate = 1, 100_000
+	maxPartitions    = 256
 )
 
 // Check completes the options, and tells what is wrong with them.
@@ -61,6 +64,10 @@ func (o *Options) Check() error {
 		return fmt.Errorf("duration %v: give %v to %v", o.Duration, MinDuration, MaxDuration)
 	case o.Nodes < 3 || o.Nodes > MaxNodes || o.Nodes%2 == 0:
 		return fmt.Errorf("%d nodes: give 3, 5 or 7", o.Nodes)
+	case !(o.Rate >= minRate && o.Rate <= maxRate):
+		return fmt.Errorf("rate %v: give %d to %d", o.Rate, minRate, maxRate)
+	case o.Partitions < 1 || o.Partitions > maxPartitions:
+		return fmt.Errorf("%d partitions: give 1 to %d", o.Partitions, maxPartitions)
 	}
 	_, err := find(o.Nemeses)
 	return err

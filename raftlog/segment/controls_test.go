@@ -31,6 +31,8 @@ func eachWay(t *testing.T, control string, harm func(t *testing.T) bool) {
 
 // A power cut takes back entries whose write has returned.
 func TestControlSkipFsync(t *testing.T) {
+	defer func(n int64) { syncsFirst = n }(syncsFirst)
+	syncsFirst = 1
 	eachWay(t, "skip-fsync", func(t *testing.T) (lost bool) {
 		disk := crashfs.New()
 		opt := Options{FS: disk, Dir: "log", Group: 3}

@@ -37,8 +37,12 @@ func Seed(control string) {
 // syncSpacing is how far apart syncs of a file are with skip-fsync.
 const syncSpacing = time.Second
 
-// seldomSynced returns fsys with files that are synced when they are opened and
-// then once in syncSpacing at most.
+// syncsFirst is how many syncs of a file are made nonetheless: a log that has never
+// been on the disk is found to be missing, which is not what is to be shown.
+var syncsFirst int64 = 32
+
+// seldomSynced returns fsys with files that are synced at first, and then once in
+// syncSpacing at most.
 func seldomSynced(fsys vfs.FS) vfs.FS {
 	if _, ok := fsys.(seldomFS); ok {
 		return fsys
@@ -61,12 +65,13 @@ func seldom(f vfs.File, err error) (vfs.File, error) {
 
 type seldomFile struct {
 	vfs.File
-	synced atomic.Int64 // when, ns since 1970; 0: not yet
+	asked  atomic.Int64 // how often
+	synced atomic.Int64 // when, ns since 1970
 }
 
 func (f *seldomFile) Sync() error {
 	now := time.Now().UnixNano()
-	if last := f.synced.Load(); last != 0 && now-last < int64(syncSpacing) {
+	if f.asked.Add(1) > syncsFirst && now-f.synced.Load() < int64(syncSpacing) {
 		return nil
 	}
 	f.synced.Store(now)

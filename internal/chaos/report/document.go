@@ -2,6 +2,7 @@ package report
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -50,6 +51,9 @@ func (d *Document) Write(dir string) error {
 		Series: []Series{{"publish", course.Acks}, {"deliver", course.Deliveries}},
 	}
 	pauses := &Pauses{Title: "how long a room with open publishes waited for a commit", Faults: d.pauses()}
+	if len(pauses.Faults) == 0 {
+		return errors.New("there were no faults in these runs")
+	}
 	if err := writeFile(dir, latencyFile, latency.SVG); err != nil {
 		return err
 	}
