@@ -43,8 +43,9 @@ func (r *reader) follow(ctx context.Context, room string) {
 	}
 }
 
-// seeker subscribes anew all the time, on any node: behind the last message that was
-// acked, or from now on. What a replica answers then depends on what it knows.
+// seeker subscribes anew all the time, on any node, for the publisher who had the last
+// ack: behind its message, or from now on. What a replica answers then depends on what
+// it knows.
 type seeker struct {
 	load *load
 	rng  *rand.Rand
@@ -84,11 +85,10 @@ func (s *seeker) run(ctx context.Context) {
 func (s *seeker) seek(ctx context.Context, c *client.Client, node, room string) {
 	ctx, cancel := context.WithTimeout(ctx, seekFor)
 	defer cancel()
-	at := place{now: true}
-	option := client.FromNow()
+	last := s.load.rec.acked(room)
+	at, option := place{now: true, whose: last.process}, client.FromNow()
 	if s.rng.IntN(3) > 0 {
-		at = place{after: s.load.rec.acked(room)}
-		option = client.After(at.after)
+		at, option = place{after: last.seq, whose: last.process}, client.After(last.seq)
 	}
 	sub := s.load.rec.subscribing(room, node, at)
 	for m, err := range c.Subscribe(ctx, room, option) {

@@ -19,16 +19,22 @@ type recorder struct {
 	operator history.Process // asks nodes over HTTP
 
 	mu      sync.Mutex
-	process history.Process   // the last that was given
-	acks    map[string]uint64 // the highest acked seq, by room
-	counts  map[string]int    // acked publishes, and other ends of them
-	subs    map[*sub]bool     // that have not ended
+	process history.Process // the last that was given
+	acks    map[string]ack  // with the highest seq, by room
+	counts  map[string]int  // acked publishes, and other ends of them
+	subs    map[*sub]bool   // that have not ended
 }
 
 func newRecorder(w *history.Writer) *recorder {
-	r := &recorder{w: w, acks: map[string]uint64{}, counts: map[string]int{}, subs: map[*sub]bool{}}
+	r := &recorder{w: w, acks: map[string]ack{}, counts: map[string]int{}, subs: map[*sub]bool{}}
 	r.operator = r.newProcess()
 	return r
+}
+
+// ack is an acked publish, and whose.
+type ack struct {
+	seq     uint64
+	process history.Process
 }
 
 // newProcess gives a process its number, from 1.
@@ -59,13 +65,13 @@ func (r *recorder) published(p history.Process, room, id string, receipt client.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts[string(op.Type)]++
-	if err == nil {
-		r.acks[room] = max(r.acks[room], receipt.Seq)
+	if err == nil && receipt.Seq > r.acks[room].seq {
+		r.acks[room] = ack{receipt.Seq, p}
 	}
 }
 
-// acked is the highest seq of a room that a publish was told.
-func (r *recorder) acked(room string) uint64 {
+// acked is the ack with the highest seq of a room.
+func (r *recorder) acked(room string) ack {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.acks[room]
@@ -177,6 +183,7 @@ func eventOf(m client.Message) history.Event {
 type place struct {
 	after uint64
 	now   bool
+	whose history.Process // the publisher who looks for its own; 0: nobody
 }
 
 // sub is a subscription in the history, a process of its own. What comes in quick
@@ -200,7 +207,7 @@ const (
 
 func (r *recorder) subscribing(room, node string, at place) *sub {
 	s := &sub{rec: r, process: r.newProcess(), room: room}
-	v := &history.Subscribe{Room: room, Node: node, From: "now"}
+	v := &history.Subscribe{Room: room, Node: node, From: "now", Client: at.whose}
 	if !at.now {
 		v.From, v.After = "", &at.after
 	}
