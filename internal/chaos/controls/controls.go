@@ -131,7 +131,7 @@ var All = []Control{
 		Name:    "stale-records",
 		Bug:     "a log whose records have no salt, chain and index takes what a file held in an earlier life for what was just written",
 		Promise: "after a crash a log holds what was written, and replicas agree",
-		Finds:   []string{"replica-divergence", "inconsistent-offsets", "lost-write", "stuck-replica"},
+		Finds:   []string{"inconsistent-offsets", "replica-divergence", "lost-write", "stuck-replica"},
 		Recipe: Recipe{
 			Nemeses:  []string{"kill"},
 			Settings: map[string]string{"segment-bytes": "1MiB", "retention-bytes": "1MiB"},
