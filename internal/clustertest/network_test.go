@@ -2,6 +2,8 @@ package clustertest
 
 import (
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +60,33 @@ func TestProcessesLeaderCutOff(t *testing.T) {
 	n.Ready()
 	pub.Halt()
 	n.must(pub.Wait())
+	l.end()
+}
+
+// TestProcessesSilenceIsSeen: the host of a leader is cut off, and the others replace
+// it when it has been silent for a heartbeat timeout. Raft's own clocks would take up to twice that,
+// and are long here to tell. It takes 15 s of real time, most of them for the first election.
+func TestProcessesSilenceIsSeen(t *testing.T) {
+	const heartbeat = 4 * time.Second
+	t.Setenv("ROOMLOG_HEARTBEAT", heartbeat.String())
+	n := startOnNetwork(t, 4)
+	l := startLoad(n.Processes)
+	cutOff := n.Leader("lobby")
+	cut := n.net.CutOff(cutOff)
+	agreed := func() bool {
+		for _, node := range n.Layout().Nodes {
+			text, err := os.ReadFile(node.Log)
+			n.must(err)
+			if node.Name != cutOff && strings.Contains(string(text), `is gone or silent: its partitions elect" node=`+cutOff) {
+				return true
+			}
+		}
+		return false
+	}
+	n.until("the others find that it is silent", agreed)
+	l.flows()
+	cut.Heal()
+	n.Ready()
 	l.end()
 }
 

@@ -54,16 +54,18 @@ func (n *Node) watchCluster() {
 	}
 }
 
-// watchDeaths tells clients of each node whose process is gone, at once.
+// watchDeaths tells clients of each node whose process is gone, or that is silent, at
+// once.
 func (n *Node) watchDeaths() {
 	known := map[string]bool{}
 	for {
 		changed := n.network.Changed()
 		for _, p := range n.network.Status() {
-			if p.Dead && !known[p.Node] {
+			gone := p.Dead || p.Silent
+			if gone && !known[p.Node] {
 				n.clients.TellGone(p.Node)
 			}
-			known[p.Node] = p.Dead
+			known[p.Node] = gone
 		}
 		select {
 		case <-changed:

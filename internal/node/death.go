@@ -20,7 +20,12 @@ import (
 // leader is deposed, or that those who follow stand against each other. So first a
 // majority of the voters must find the port closed, and then of each group the
 // replica with the longest log stands, at once; the others only if it has not led
-// after a while. A vanished host or a cut link shows nothing: heartbeats decide.
+// after a while.
+//
+// A vanished host, a cut link and a hung process show themselves by silence alone. That
+// of a heartbeat timeout, for a majority, leads to the same: its lease is over by then.
+// Raft by itself would look only after one to two timeouts, each follower by its own clock, and
+// vote when most have.
 const (
 	deathTalk = 200 * time.Millisecond // for asking the others, in all
 
@@ -49,16 +54,27 @@ func (n *Node) died(gone string) {
 	others := n.agreeDead(ctx, gone)
 	if voters := n.cfg.Voters(); 1+len(others) <= len(voters)/2 {
 		n.deaths.refused.Inc()
-		n.log.Warn("a node's port refuses, but too few others find so: heartbeats decide", "node", gone, "others", others)
+		n.log.Warn("a node is gone or silent, but too few others find so: heartbeats decide", "node", gone, "others", others)
 		return
 	}
 	n.deaths.agreed.Inc()
-	n.log.Info("a node is gone: its partitions elect", "node", gone, "partitions", len(led), "agreed", others)
+	n.log.Info("a node is gone or silent: its partitions elect", "node", gone, "partitions", len(led), "agreed", others)
 	var replaced sync.WaitGroup
 	for id, term := range led {
 		replaced.Go(func() { n.replace(ctx, id, gone, term, others) })
 	}
 	replaced.Wait()
+}
+
+// leastSilence is what a silence must last at least: two pings of a link may be late.
+const leastSilence = 500 * time.Millisecond
+
+// silentAfter is how long nothing may come from a node until it counts as gone.
+func (n *Node) silentAfter() time.Duration {
+	if n.cfg.HeartbeatsOnly {
+		return 0
+	}
+	return max(n.cfg.Heartbeat, leastSilence)
 }
 
 // ledBy returns the partitions that a node leads, as far as is known here, with the
@@ -73,8 +89,8 @@ func (n *Node) ledBy(node string) map[int]raftlog.Term {
 	return led
 }
 
-// agreeDead returns other voters that find a node's port closed, too, as soon as
-// they make a majority with this one.
+// agreeDead returns other voters that find a node gone or silent, too, as soon as they
+// make a majority with this one.
 func (n *Node) agreeDead(ctx context.Context, gone string) (agreed []string) {
 	var running sync.WaitGroup
 	defer running.Wait()

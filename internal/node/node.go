@@ -239,7 +239,8 @@ func (n *Node) openNetwork() error {
 		Node: n.cfg.Name, Addr: n.cfg.Peer, Members: n.cfg.Members, Cluster: n.fingerprint(),
 		Cert: n.cfg.Cert, CA: ca, Info: told, Logger: n.log,
 		Answer: n.groupState, OnHeir: n.heir, OnPush: n.pushed, OnBeat: n.beaten, OnDead: n.died, BeatEvery: raftlog.BeatEvery(n.cfg.Heartbeat),
-		OnMark: func(node string, m peer.Mark) { n.marks.add(node, int(m.Group), m.Index, m.Hash) },
+		SilentAfter: n.silentAfter(),
+		OnMark:      func(node string, m peer.Mark) { n.marks.add(node, int(m.Group), m.Index, m.Hash) },
 	})
 	if err != nil {
 		return err

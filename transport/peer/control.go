@@ -36,9 +36,10 @@ import (
 //	       answer 1 byte: 0 none, and what follows is zero; 1 refused, 2 accepted
 //	       term 8 bytes, last 8 bytes: of the replica that answers
 //
-//	suspect: nonce 8 bytes, node string: its port refuses the sender
+//	suspect: nonce 8 bytes, node string: its port refuses the sender, or nothing comes
+//	       from it
 //	verdict: nonce 8 bytes, the suspect's
-//	       dead 1 byte, 0 or 1: it refuses the one who answers, too
+//	       dead 1 byte, 0 or 1: it is so for the one who answers, too
 //
 // Integers are little endian; a string is one byte of length and its bytes.
 // Either end may ping and must answer a ping. Marks, asks, heirs, pushes,

@@ -8,8 +8,8 @@ import (
 )
 
 // A process that is killed shows at once: the kernel resets its connections and
-// refuses new ones. A vanished host, a cut link or a hung process shows neither, and
-// is left to heartbeats. A link that ends while its node lives is dialed anew with
+// refuses new ones. A vanished host, a cut link or a hung process shows neither, but
+// its silence does (silence.go). A link that ends while its node lives is dialed anew with
 // success. So a node counts as dead when its link has ended and its port refuses, and
 // its own link to us has ended, too: a proxy or a firewall may refuse in its name,
 // while it leads by what it has dialed.
@@ -44,21 +44,25 @@ func (n *Network) foundDead(p *peer) bool {
 	n.announce()
 	n.mu.Unlock()
 	n.metrics.deaths.WithLabelValues(p.name).Inc()
-	if n.cfg.OnDead != nil {
-		n.wg.Go(func() { n.cfg.OnDead(p.name) })
-	}
+	n.tellDead(p)
 	return true
 }
 
-// seesDead tells whether a node's port refuses this one, too. It waits for a moment
-// if that is not known yet.
+func (n *Network) tellDead(p *peer) {
+	if n.cfg.OnDead != nil {
+		n.wg.Go(func() { n.cfg.OnDead(p.name) })
+	}
+}
+
+// seesDead tells whether a node's port refuses this one, too, or nothing comes from it
+// here either. It waits for a moment if that is not known yet.
 func (n *Network) seesDead(ctx context.Context, node string) bool {
 	ctx, cancel := context.WithTimeout(ctx, verdictWait)
 	defer cancel()
 	for {
 		n.mu.Lock()
 		p, changed := n.peers[node], n.changed
-		dead := p != nil && p.dead
+		dead := p != nil && (p.dead || n.silentEnough(p))
 		n.mu.Unlock()
 		if dead || p == nil {
 			return dead

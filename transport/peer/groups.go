@@ -97,7 +97,7 @@ func (n *Network) askGroup(ctx context.Context, node string, question frame) (St
 	return f.state, err
 }
 
-// AskDead asks one node whether the port of another refuses it, too. Errors: as of
+// AskDead asks one node whether another one is dead or silent to it, too. Errors: as of
 // Ask.
 func (n *Network) AskDead(ctx context.Context, node, suspect string) (bool, error) {
 	s, err := n.linkTo(node)

@@ -277,6 +277,7 @@ func (s *session) read(alive frameType) error {
 		if err != nil {
 			return err
 		}
+		s.net.heardFrom(s.peer)
 		switch now, dialed := time.Now(), alive == framePong; {
 		case f.typ == framePing:
 			received := now.UnixNano()

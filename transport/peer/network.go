@@ -13,6 +13,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -69,8 +70,12 @@ type Config struct {
 	// answer once, now or later; with known false for a group that cannot answer.
 	OnBeat func(node string, b Beat, answer func(a BeatAnswer, known bool))
 	// OnDead is told of a node whose link has ended and whose port refuses: no process
-	// of that node is left. Once for each link, by a goroutine of its own.
+	// of that node is left; and of one that has been silent for SilentAfter. Once for
+	// each link and each silence, by a goroutine of its own.
 	OnDead func(node string)
+	// SilentAfter is how long nothing may come from a node until it counts as dead; 0:
+	// for ever. It must be longer than a few pings.
+	SilentAfter time.Duration
 	// BeatEvery is how long beats wait for each other, at most; 0: not at all.
 	BeatEvery time.Duration
 
@@ -120,6 +125,7 @@ type Network struct {
 	serverTLS *tls.Config
 	peers     map[string]*peer // every other member
 
+	began    time.Time
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup      // all goroutines of the Network
@@ -143,6 +149,7 @@ type peer struct {
 	wake       chan struct{} // one token: it has just linked to us, so dial it now
 	admitting  sync.Mutex    // held while a link from it is being admitted
 	dialing    chan struct{} // a token for each stream to it in its handshake
+	heard      atomic.Int64  // when something last came on a link (Network.now); 0: never
 
 	// Guarded by Network.mu.
 	out   *session // our link to it; nil while down
@@ -150,6 +157,8 @@ type peer struct {
 	info  []byte   // as it told last; stays when the link goes down
 	clock clock    // of the current or last link
 	dead  bool     // its port has refused us since
+
+	silent bool // nothing has come for too long
 }
 
 // PeerStatus is what is known about another node.
@@ -157,6 +166,7 @@ type PeerStatus struct {
 	Node     string
 	Alive    bool    // the link to it is up
 	Dead     bool    // it has ended, and that node's port refuses us: no process of it is left
+	Silent   bool    // nothing has come from that node for too long
 	Info     []byte  // as it told when last linked
 	OffsetMs float64 // its clock minus ours, off by half of RTTMs at most
 	RTTMs    float64 // of the sample behind OffsetMs; 0: not measured yet
@@ -190,6 +200,9 @@ func start(cfg Config, t timing, listener net.Listener) *Network {
 func (n *Network) run() {
 	n.wg.Go(n.acceptLoop)
 	n.wg.Go(n.markLoop)
+	if n.cfg.SilentAfter > 0 {
+		n.wg.Go(n.watchSilence)
+	}
 	for _, p := range n.peers {
 		n.wg.Go(func() { n.keepLink(p) })
 	}
@@ -197,7 +210,7 @@ func (n *Network) run() {
 
 func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
 	n := &Network{
-		cfg: cfg, timing: t, log: cfg.Logger, metrics: newMetrics(), listener: listener,
+		cfg: cfg, timing: t, log: cfg.Logger, metrics: newMetrics(), listener: listener, began: time.Now().Add(-1),
 		serverTLS: serverTLS(cfg),
 		peers:     make(map[string]*peer),
 		failed:    make(chan error, 1),
@@ -219,6 +232,7 @@ func newNetwork(cfg Config, t timing, listener net.Listener) *Network {
 			n.peers[name] = &peer{name: name, addr: addr, wake: make(chan struct{}, 1), dialing: make(chan struct{}, maxDialing)}
 			n.metrics.linkDowns.WithLabelValues(name)
 			n.metrics.deaths.WithLabelValues(name)
+			n.metrics.silences.WithLabelValues(name)
 		}
 	}
 	return n
@@ -327,7 +341,7 @@ func (n *Network) Status() []PeerStatus {
 	for _, p := range n.peers {
 		best := p.clock.best()
 		all = append(all, PeerStatus{
-			Node: p.name, Alive: p.out != nil, Dead: p.dead, Info: bytes.Clone(p.info),
+			Node: p.name, Alive: p.out != nil, Dead: p.dead, Silent: p.silent, Info: bytes.Clone(p.info),
 			OffsetMs: milliseconds(best.offset), RTTMs: milliseconds(best.rtt),
 		})
 	}
