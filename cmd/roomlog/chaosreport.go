@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"time"
 
@@ -63,11 +63,12 @@ type chaosReport struct {
 }
 
 func (r *chaosReport) make(ctx context.Context) error {
+	command := ""
 	if r.from == "" {
 		if err := r.runAll(ctx); err != nil {
 			return err
 		}
-		r.from = r.campaign.Dir
+		r.from, command = r.campaign.Dir, r.command()
 	}
 	results, err := r.results(ctx)
 	if err != nil {
@@ -77,11 +78,7 @@ func (r *chaosReport) make(ctx context.Context) error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	d := report.Document{
-		Command: r.command(), Date: time.Now().Format(time.DateOnly), Version: buildVersion(),
-		Machine: fmt.Sprintf("%d processors (%s, %s)", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH),
-		Notes:   string(notes), Runs: results,
-	}
+	d := report.Document{Command: command, Notes: string(notes), Runs: results}
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return err
 	}
@@ -110,7 +107,7 @@ func (r *chaosReport) runAll(ctx context.Context) error {
 	}
 	old, err := filepath.Glob(filepath.Join(r.campaign.Dir, "*.jsonl.gz"))
 	for _, name := range old {
-		err = os.Remove(name)
+		err = errors.Join(err, os.Remove(name))
 	}
 	if err != nil {
 		return err
@@ -134,8 +131,11 @@ func (r *chaosReport) results(ctx context.Context) (results []*chaoscheck.Result
 	slices.Sort(names)
 	for _, name := range names {
 		result, err := chaoscheck.File(ctx, name, chaoscheck.Options{})
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
+		case result.Run == nil:
+			return nil, fmt.Errorf("%s is not of a chaos run: its first line does not say how it was made", name)
 		}
 		results = append(results, result)
 	}

@@ -26,7 +26,7 @@ import (
 )
 
 // recovery is how long a cluster may take to serve when everything is healed.
-const recovery = 60 * time.Second
+const recovery = 30 * time.Second
 
 // cluster is the nodes of a run, each on a host and a disk of its own.
 type cluster struct {
@@ -47,14 +47,14 @@ type cluster struct {
 }
 
 // startCluster returns when all nodes serve. Close it also after an error.
-func startCluster(ctx context.Context, o Options, settings map[string]string) (c *cluster, err error) {
+func startCluster(ctx context.Context, o Options, settings map[string]string, exited func(devcluster.Exit)) (c *cluster, err error) {
 	c = &cluster{disks: map[string]*faultfs.FS{}, partitions: o.Partitions, binary: o.Binary, forget: o.Forget, rng: stream(o.Seed, 2)}
 	if c.dir, err = os.MkdirTemp(o.Dir, "roomlog-chaos-"); err != nil {
 		return c, err
 	}
 	c.procs, err = netcluster.New(
 		devcluster.Options{Dir: c.dir, Nodes: o.Nodes, Partitions: o.Partitions, Data: "data", Settings: settings},
-		devcluster.Config{Binary: o.Binary, Env: o.Env},
+		devcluster.Config{Binary: o.Binary, Env: o.Env, OnExit: exited},
 	)
 	if err != nil {
 		return c, err
@@ -67,9 +67,11 @@ func startCluster(ctx context.Context, o Options, settings map[string]string) (c
 	}
 	for _, n := range layout.Nodes {
 		c.names = append(c.names, n.Name)
-		if c.disks[n.Name], err = faultfs.Mount(n.Data, faultfs.Options{}); err != nil {
+		disk, err := faultfs.Mount(n.Data, faultfs.Options{})
+		if err != nil {
 			return c, err
 		}
+		c.disks[n.Name] = disk
 	}
 	if err := c.procs.StartAll(); err != nil {
 		return c, err
@@ -93,6 +95,7 @@ func (c *cluster) close() error {
 		faultfs.Cut(d) // lets go what a disk holds up
 	}
 	if c.procs != nil {
+		c.kill(c.names...)
 		errs = append(errs, c.procs.Close())
 	}
 	for _, d := range c.disks {
@@ -103,10 +106,18 @@ func (c *cluster) close() error {
 
 // dial connects to the cluster, to a node first.
 func (c *cluster) dial(ctx context.Context, name, first string) (*client.Client, error) {
+	return c.dialOnly(ctx, name, append([]string{first}, c.names...)...)
+}
+
+// dialOnly connects to one of these nodes.
+func (c *cluster) dialOnly(ctx context.Context, name string, nodes ...string) (*client.Client, error) {
 	layout := c.procs.Layout()
-	n, _ := layout.Node(first)
-	return client.Dial(ctx, append([]string{n.Listen}, layout.Servers()...),
-		client.WithTLS(c.tls), client.WithToken(layout.Token), client.WithName(name))
+	servers := make([]string, len(nodes))
+	for i, node := range nodes {
+		n, _ := layout.Node(node)
+		servers[i] = n.Listen
+	}
+	return client.Dial(ctx, servers, client.WithTLS(c.tls), client.WithToken(layout.Token), client.WithName(name))
 }
 
 // kill kills processes and returns when they are gone, with how many there were.
@@ -143,7 +154,7 @@ func (c *cluster) restart(ctx context.Context, node string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, recovery)
 	defer cancel()
-	return c.procs.WaitReady(ctx, node)
+	return stuck(c.procs.WaitReady(ctx, node))
 }
 
 // startEnded starts the nodes that have ended by themselves. A process that is
@@ -164,12 +175,12 @@ func (c *cluster) ready(ctx context.Context) error {
 		return err
 	}
 	if err := c.procs.WaitReady(ctx); err == nil || ctx.Err() != nil {
-		return err
+		return stuck(err)
 	}
 	if err := c.start(c.names...); err != nil {
 		return err
 	}
-	return c.procs.WaitReady(ctx)
+	return stuck(c.procs.WaitReady(ctx))
 }
 
 // powerCut cuts the power of nodes at one instant: their processes are gone, and of
@@ -284,7 +295,7 @@ func (c *cluster) damaged(ctx context.Context, node string) (partitions string, 
 	case err == nil:
 		return "", nil
 	case hint == nil:
-		return "", fmt.Errorf("verify %s: %w: %s", node, err, strings.TrimSpace(string(said)))
+		return "", stuck(fmt.Errorf("verify %s: %w: %s", node, err, strings.TrimSpace(string(said))))
 	}
 	return string(hint[1]), nil
 }
@@ -299,7 +310,8 @@ func (c *cluster) rebuild(ctx context.Context, node, partitions string) error {
 			return err
 		}
 		if err := c.procs.WaitReady(ctx, node); err == nil || ctx.Err() != nil {
-			return err
+			return stuck(err)
 		}
+		_ = wait(ctx, again)
 	}
 }

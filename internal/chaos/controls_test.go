@@ -35,9 +35,14 @@ func TestControls(t *testing.T) {
 			continue
 		}
 		ran++
+		t.Run(c.Name+" left out", func(t *testing.T) {
+			if _, found := runControl(t, binary, c, "", 1); len(found) > 0 {
+				t.Errorf("without a bug %v is found", found)
+			}
+		})
 		t.Run(c.Name, func(t *testing.T) {
 			for seed := range uint64(seeds) {
-				if found := runControl(t, binary, c, seed+1); found {
+				if result, _ := runControl(t, binary, c, c.Name, seed+1); result.Anomalies[check.Name(c.Finds[0])] > 0 {
 					return
 				}
 			}
@@ -49,14 +54,15 @@ func TestControls(t *testing.T) {
 	}
 }
 
-// runControl tells whether a run with the bug finds it by its proper name.
-func runControl(t *testing.T, binary string, c controls.Control, seed uint64) bool {
+// runControl judges a run with a bug, or with none, under the faults that show it. It
+// returns also what was found.
+func runControl(t *testing.T, binary string, c controls.Control, bug string, seed uint64) (*check.Result, []check.Name) {
 	t.Helper()
 	history := filepath.Join(t.TempDir(), "history.jsonl.gz")
 	err := chaos.Run(t.Context(), chaos.Options{
 		Binary: binary, History: history, Dir: t.TempDir(), Seed: seed,
 		Duration: c.Recipe.Duration, Nemeses: c.Recipe.Nemeses, Rate: c.Recipe.Rate,
-		Settings: c.Recipe.Settings, Forget: c.Recipe.Forget, Env: []string{controls.Variable + "=" + c.Name},
+		Settings: c.Recipe.Settings, Forget: c.Recipe.Forget, Env: []string{controls.Variable + "=" + bug},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,9 +71,11 @@ func runControl(t *testing.T, binary string, c controls.Control, seed uint64) bo
 	if err != nil {
 		t.Fatal(err)
 	}
+	var found []check.Name
 	for _, f := range result.Findings {
+		found = append(found, f.Name)
 		t.Logf("seed %d: %s, %d times: %s", seed, f.Name, f.Count, f.Examples[0].Text)
 	}
 	t.Logf("seed %d: %s, %d ops, faults %v", seed, result.Outcome, result.Ops, result.Faults)
-	return result.Anomalies[check.Name(c.Finds[0])] > 0
+	return result, found
 }

@@ -10,8 +10,8 @@ import (
 )
 
 var clientFaults = []Nemesis{
-	{"reconnect-storm", "many clients connect to one node, subscribe, vanish and come again, all at once", onClients, strikeReconnectStorm},
-	{"slow-reader-herd", "many clients subscribe to all rooms on one node and hardly read", onClients, strikeSlowReaderHerd},
+	{"reconnect-storm", "many clients connect to one node, subscribe, vanish and come again, all at once", onClients, false, strikeReconnectStorm},
+	{"slow-reader-herd", "many clients subscribe to all rooms on one node and hardly read", onClients, false, strikeSlowReaderHerd},
 }
 
 const (
@@ -31,6 +31,8 @@ func strikeReconnectStorm(ctx context.Context, e *episode) (int, error) {
 			for ctx.Err() == nil {
 				if e.visit(ctx, node, e.load.rooms[i%len(e.load.rooms)]) {
 					connected.Add(1)
+				} else {
+					_ = wait(ctx, again)
 				}
 			}
 		})
@@ -41,7 +43,7 @@ func strikeReconnectStorm(ctx context.Context, e *episode) (int, error) {
 
 // visit connects, reads the first messages of a room and vanishes.
 func (e *episode) visit(ctx context.Context, node, room string) bool {
-	c, err := e.dial(ctx, "visitor", node)
+	c, err := e.dialOnly(ctx, "visitor", node)
 	if err != nil {
 		return false
 	}
@@ -64,7 +66,7 @@ func strikeSlowReaderHerd(ctx context.Context, e *episode) (int, error) {
 	var herd sync.WaitGroup
 	for range herdClients {
 		herd.Go(func() {
-			c, err := e.dial(ctx, "slow", node)
+			c, err := e.dialOnly(ctx, "slow", node)
 			if err != nil {
 				return
 			}

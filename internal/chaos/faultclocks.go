@@ -2,13 +2,14 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/roomlog/roomlog/internal/faultclock"
 )
 
 var clockFaults = []Nemesis{
-	{"clock-skew", "a node's clock is wrong by some seconds, or jumps to and fro", onClocks, strikeClockSkew},
+	{"clock-skew", "a node's clock is wrong by some seconds, or jumps to and fro", onClocks, false, strikeClockSkew},
 }
 
 func strikeClockSkew(ctx context.Context, e *episode) (int, error) {
@@ -18,6 +19,9 @@ func strikeClockSkew(ctx context.Context, e *episode) (int, error) {
 		return 0, nil
 	}
 	clock, err := faultclock.Attach(pid)
+	if errors.Is(err, faultclock.ErrEnded) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -26,7 +30,9 @@ func strikeClockSkew(ctx context.Context, e *episode) (int, error) {
 	skew := time.Duration(e.rng.Int64N(int64(20*time.Second))) - 10*time.Second
 	strobe := e.rng.IntN(2) == 0
 	for until := time.Now().Add(e.hold); time.Now().Before(until); {
-		if err := clock.Set(skew); err != nil {
+		if err := clock.Set(skew); errors.Is(err, faultclock.ErrEnded) {
+			return 0, nil
+		} else if err != nil {
 			return 0, err
 		}
 		step := time.Until(until)

@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,12 +15,12 @@ import (
 )
 
 var diskFaults = []Nemesis{
-	{"disk-stall", "fsyncs of a leader's disk hang, for up to twice as long as a process bears it", onDisks, strikeDiskStall},
-	{"disk-full", "a node's disk has no room left", onDisks, strikeDiskFull},
-	{"fsync-error", "an fsync of a node fails, and what it should have kept is gone with the next power cut", onDisks, strikeFsyncError},
-	{"power-cut", "the power of one node, a minority, a majority or all fails: what was not synced is gone, or a part of it", onDisks, strikePowerCut},
-	{"bitflip", "a bit of a stopped node's log flips; the node that refuses it is rebuilt", onDisks, strikeBitflip},
-	{"slow-follower", "each fsync of a follower takes 50 ms", onDisks, strikeSlowFollower},
+	{"disk-stall", "fsyncs of a leader's disk hang, for up to twice as long as a process bears it", onDisks, true, strikeDiskStall},
+	{"disk-full", "a node's disk has no room left", onDisks, true, strikeDiskFull},
+	{"fsync-error", "an fsync of a node fails, and what it should have kept is gone with the next power cut", onDisks, true, strikeFsyncError},
+	{"power-cut", "the power of one node, a minority, a majority or all fails: what was not synced is gone, or a part of it", onDisks, true, strikePowerCut},
+	{"bitflip", "a bit of a stopped node's log flips; the node that refuses it is rebuilt", onDisks, true, strikeBitflip},
+	{"slow-follower", "each fsync of a follower takes 50 ms", onDisks, false, strikeSlowFollower},
 }
 
 func strikeDiskStall(ctx context.Context, e *episode) (int, error) {
@@ -34,14 +35,18 @@ func strikeDiskStall(ctx context.Context, e *episode) (int, error) {
 	return stall.Count(), e.startEnded(ctx) // it may have given up
 }
 
+// nearlyFull is what a node prints when it refuses publishes for want of room.
+const nearlyFull = "disk is nearly full"
+
 func strikeDiskFull(ctx context.Context, e *episode) (took int, err error) {
 	node := e.aLeader(ctx)
 	disk := e.disks[node]
 	free := disk.Free()
 	e.began(node)
-	disk.SetFree(int64(e.rng.IntN(2)) * 70 << 20) // none, or little above the reserve
-	err = wait(ctx, e.hold)
-	took = e.count(node, "disk is nearly full") + e.count(node, syscall.ENOSPC.Error())
+	noticed, refused := e.count(node, nearlyFull), disk.Stats().Full
+	disk.SetFree(int64(e.rng.IntN(2)) * 70 << 20) // none, or less than the reserve
+	err = wait(ctx, max(e.hold, 2*time.Second))   // a node looks once a second
+	took = e.count(node, nearlyFull) - noticed + int(disk.Stats().Full-refused)
 	disk.SetFree(free)
 	if err != nil {
 		return took, err
@@ -63,7 +68,9 @@ func strikeFsyncError(ctx context.Context, e *episode) (int, error) {
 	case <-ctx.Done():
 		return fault.Count(), ctx.Err()
 	}
-	return fault.Count(), e.startEnded(ctx)
+	took := fault.Count()
+	_, err := e.powerCut(node)
+	return took, firstOf(err, e.start(node))
 }
 
 func strikePowerCut(ctx context.Context, e *episode) (int, error) {
@@ -112,7 +119,7 @@ func (e *episode) pickBit(node string) (path string, bit int64, err error) {
 	dir := e.disks[node].Dir()
 	segments, err := filepath.Glob(filepath.Join(dir, "raft/p*/log/*.seg"))
 	if err != nil || len(segments) == 0 {
-		return "", 0, fmt.Errorf("no segments on the disk of %s: %w", node, err)
+		return "", 0, errors.Join(fmt.Errorf("no segments on the disk of %s", node), err)
 	}
 	segment := segments[e.rng.IntN(len(segments))]
 	content, err := os.ReadFile(segment)

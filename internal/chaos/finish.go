@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"time"
@@ -13,13 +14,16 @@ import (
 // replicas' hashes. Faults must be off. What a node does not give within the time of a
 // recovery is missing in the history, and that is an anomaly of its own.
 func (r *run) finish(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*recovery)
+	ctx, cancel := context.WithTimeout(ctx, 4*recovery)
 	defer cancel()
 	r.load.endPublishing()
+	if err := r.untilLevel(ctx); err != nil { // what nobody waits for any more may still come
+		return err
+	}
 	heads, err := r.heads(ctx)
 	if err != nil {
 		r.rec.ready(named(r.strikes), err)
-		return fmt.Errorf("%w: %w", errStuck, err)
+		return stuck(err)
 	}
 	r.untilSeen(ctx, heads)
 	r.load.close()
@@ -30,14 +34,22 @@ func (r *run) finish(ctx context.Context) error {
 			}
 		}
 	}
+	if err := r.untilLevel(ctx); err != nil {
+		return err
+	}
 	return r.replicas(ctx)
 }
 
 // heads asks for the rooms' last seqs.
 func (r *run) heads(ctx context.Context) (map[string]uint64, error) {
+	c, err := r.cluster.dial(ctx, "operator", r.cluster.names[0])
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
 	heads := map[string]uint64{}
 	for _, room := range r.load.rooms {
-		info, err := r.load.clients[0].Room(ctx, room)
+		info, err := c.Room(ctx, room)
 		if err != nil {
 			return nil, fmt.Errorf("head of %s after all faults: %w", room, err)
 		}
@@ -75,30 +87,48 @@ func (r *run) readWhole(ctx context.Context, w *witness, room string, last uint6
 	}
 }
 
-// replicas waits until the replicas of each partition have applied the same, at
-// most a recovery's time, and writes down their hashes.
-func (r *run) replicas(ctx context.Context) error {
-	deadline := time.Now().Add(recovery)
+// untilLevel waits until the replicas of each partition have applied the same. That
+// they do not within a recovery's time is written down as the last faults' doing.
+func (r *run) untilLevel(ctx context.Context) error {
+	leveling, cancel := context.WithTimeout(ctx, recovery)
+	defer cancel()
 	for {
-		all := map[string][]admin.PartitionStatus{}
-		for _, n := range r.cluster.names {
-			found, err := r.cluster.replicas(ctx, n)
+		all, err := r.allReplicas(leveling)
+		if err == nil && r.level(all) {
+			return nil
+		}
+		if wait(leveling, 50*time.Millisecond) != nil {
 			if err == nil {
-				all[n] = found
+				err = errors.New("replicas have not applied the same")
 			}
-		}
-		if r.level(all) || time.Now().After(deadline) {
-			for _, n := range r.cluster.names {
-				for _, replica := range all[n] {
-					r.rec.holds(n, replica)
-				}
-			}
-			return ctx.Err()
-		}
-		if err := wait(ctx, 50*time.Millisecond); err != nil {
-			return err
+			r.rec.ready(named(r.strikes), err)
+			return firstOf(ctx.Err(), stuck(err))
 		}
 	}
+}
+
+// allReplicas asks all nodes.
+func (r *run) allReplicas(ctx context.Context) (map[string][]admin.PartitionStatus, error) {
+	all := map[string][]admin.PartitionStatus{}
+	for _, n := range r.cluster.names {
+		found, err := r.cluster.replicas(ctx, n)
+		if err != nil {
+			return nil, fmt.Errorf("%s does not tell its replicas: %w", n, err)
+		}
+		all[n] = found
+	}
+	return all, nil
+}
+
+// replicas writes down the replicas' hashes.
+func (r *run) replicas(ctx context.Context) error {
+	all, err := r.allReplicas(ctx)
+	for _, n := range r.cluster.names {
+		for _, replica := range all[n] {
+			r.rec.holds(n, replica)
+		}
+	}
+	return err
 }
 
 // level tells whether all nodes have applied the same of every partition.
@@ -122,7 +152,15 @@ func (r *run) compare(ctx context.Context) error {
 		}
 	}
 	for _, n := range names {
-		<-r.cluster.procs.Ended(n)
+		select {
+		case <-r.cluster.procs.Ended(n):
+		case <-time.After(recovery):
+			err := fmt.Errorf("%s does not stop", n)
+			r.rec.ready(named(r.strikes), err)
+			return stuck(err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	for _, n := range names[1:] {
 		said, err := exec.CommandContext(ctx, r.cluster.binary, "verify", r.cluster.disks[names[0]].Dir(),

@@ -16,7 +16,7 @@ import (
 //	readers     all rooms with the SDK, from their start, wherever it can
 //	witnesses   all rooms over the wire, one on each node
 //	seekers     subscribe anew, all the time
-//	headers     ask for the rooms' heads
+//	headers     ask for the rooms' heads, for the publishers
 type load struct {
 	rec    *recorder
 	rooms  []string
@@ -24,8 +24,9 @@ type load struct {
 	filler int      // bytes in each message
 
 	witnesses  []*witness
-	clients    []*client.Client
-	stop       func() // publishing
+	ours       []*client.Client // of publishers
+	clients    []*client.Client // of readers
+	stop       func()           // publishing
 	publishers sync.WaitGroup
 	reading    context.CancelFunc
 	readers    sync.WaitGroup
@@ -49,7 +50,7 @@ func startLoad(ctx context.Context, c *cluster, rec *recorder, w workload, seed 
 	}
 	reading, cancel := context.WithCancel(ctx)
 	l.reading = cancel
-	for i, node := range c.names {
+	for _, node := range c.names {
 		wit := newWitness(l, c, node)
 		l.witnesses = append(l.witnesses, wit)
 		l.readers.Go(func() { wit.run(reading) })
@@ -59,19 +60,20 @@ func startLoad(ctx context.Context, c *cluster, rec *recorder, w workload, seed 
 		}
 		r := &reader{load: l, node: node, client: cl}
 		l.readers.Go(func() { r.run(reading) })
-		h := &header{load: l, process: rec.newProcess(), rng: stream(seed, 100+i), client: cl}
-		l.readers.Go(func() { h.run(reading) })
 	}
 	for i := range w.publishers {
-		cl, err := l.dial(ctx, c, c.names[i%len(c.names)])
+		cl, err := c.dial(ctx, "chaos", c.names[i%len(c.names)])
 		if err != nil {
 			return l, err
 		}
+		l.ours = append(l.ours, cl)
 		p := &publisher{
 			load: l, process: rec.newProcess(), rng: stream(seed, 200+i), client: cl,
 			every: time.Duration(float64(time.Second) * float64(w.publishers) / w.rate),
 		}
 		l.publishers.Go(func() { p.run(ctx, stopped) })
+		h := &header{load: l, process: p.process, rng: stream(seed, 100+i), client: cl}
+		l.publishers.Go(func() { h.run(ctx, stopped) })
 	}
 	for i := range w.seekers {
 		s := &seeker{load: l, rng: stream(seed, 300+i), dial: func(ctx context.Context, first string) (*client.Client, error) {
@@ -111,10 +113,14 @@ func (l *load) flows(ctx context.Context) error {
 	return nil
 }
 
-// endPublishing stops the publishers and waits until each publish has an outcome.
+// endPublishing stops the publishers and waits until each publish has an outcome. With
+// their clients go the publishes whose outcome nobody waits for any more.
 func (l *load) endPublishing() {
 	l.stop()
 	l.publishers.Wait()
+	for _, c := range l.ours {
+		c.Close()
+	}
 }
 
 // close ends what is still under way. It may be called again.

@@ -17,6 +17,8 @@ type Nemesis struct {
 	// kind is what it acts on: two nemeses of different kinds may be at work at
 	// the same time.
 	kind kind
+	// ends is set where nodes may end by themselves, and rightly.
+	ends bool
 
 	// strike makes the fault, lets it last, and takes it away. took is how often it
 	// took effect: 0 tells that it did not at all.
@@ -39,13 +41,14 @@ func Nemeses() []Nemesis {
 	return slices.Concat(processFaults, networkFaults, diskFaults, clockFaults, clientFaults)
 }
 
-// Mix as the name of a nemesis means one or two of all, drawn anew each time.
+// Mix as the name of a nemesis means that now and then two strike at the same time.
 const Mix = "mix"
 
-// find returns the nemeses with these names; no names: all.
+// find returns the nemeses with these names; none but Mix: all.
 func find(names []string) ([]Nemesis, error) {
 	all := Nemeses()
-	if len(names) == 0 || slices.Equal(names, []string{Mix}) {
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == Mix })
+	if len(names) == 0 {
 		return all, nil
 	}
 	found := make([]Nemesis, 0, len(names))
@@ -72,7 +75,7 @@ type episode struct {
 	load  *load
 	rng   *rand.Rand
 	hold  time.Duration           // how long the fault shall last
-	began func(targets ...string) // tells the history that the fault is there; for the report's bands
+	began func(targets ...string) // tells the history that the fault is there now
 }
 
 // wait lets time pass; it returns ctx's error if that ends first.

@@ -40,6 +40,7 @@ func (r *reader) follow(ctx context.Context, room string) {
 			after = m.Seq
 		}
 		s.end(ctx.Err())
+		_ = wait(ctx, again)
 	}
 }
 
@@ -103,7 +104,7 @@ func (s *seeker) seek(ctx context.Context, c *client.Client, node, room string) 
 	sub.end(nil)
 }
 
-// header asks leaders for rooms' heads all the time.
+// header asks leaders for rooms' heads all the time, for a publisher.
 type header struct {
 	load    *load
 	process history.Process
@@ -113,8 +114,17 @@ type header struct {
 
 const headEvery = 100 * time.Millisecond
 
-func (h *header) run(ctx context.Context) {
-	for wait(ctx, headEvery) == nil {
+func (h *header) run(ctx context.Context, stop <-chan struct{}) {
+	tick := time.NewTicker(headEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-stop:
+			return
+		case <-ctx.Done():
+			return
+		}
 		room := h.load.rooms[h.rng.IntN(len(h.load.rooms))]
 		h.load.rec.asking(h.process, room)
 		ask, cancel := context.WithTimeout(ctx, publishPatience)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roomlog/roomlog/client"
 	"github.com/roomlog/roomlog/internal/chaos/history"
+	"github.com/roomlog/roomlog/internal/devcluster"
 	"github.com/roomlog/roomlog/transport/admin"
 )
 
@@ -123,6 +124,17 @@ func (r *recorder) ready(after []string, err error) {
 	op := history.Op{Process: r.operator, Type: history.OK, F: history.FReady, Value: &history.Ready{After: after}}
 	if err != nil {
 		op.Type, op.Error = history.Fail, err.Error()
+	}
+	r.w.Write(op)
+}
+
+// exited takes the end of a process. One that was not asked to end has crashed,
+// unless its disk has failed it.
+func (r *recorder) exited(e devcluster.Exit, mayEnd bool) {
+	op := history.Op{Process: r.operator, Type: history.OK, F: history.FExit, Value: &history.Exit{Node: e.Node, How: e.How, Asked: e.Asked}}
+	asked := e.Asked && (e.How == "signal: killed" || e.How == "exit status 0" || e.How == "exit status 1")
+	if gaveUp := mayEnd && e.How == "exit status 1"; !asked && !gaveUp {
+		op.Type = history.Fail
 	}
 	r.w.Write(op)
 }

@@ -8,11 +8,15 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/roomlog/roomlog/internal/chaos/check"
 	"github.com/roomlog/roomlog/internal/chaos/history"
+	"github.com/roomlog/roomlog/internal/devcluster"
 )
 
 // Options say what a run shall be. Binary, History and Duration are needed.
@@ -48,6 +52,7 @@ const (
 
 	minRate, maxRate = 1, 100_000
 	maxPartitions    = 256
+	maxMessages      = 20_000_000 // the checker keeps all of them in memory
 )
 
 // Check completes the options, and tells what is wrong with them.
@@ -66,6 +71,8 @@ func (o *Options) Check() error {
 		return fmt.Errorf("%d nodes: give 3, 5 or 7", o.Nodes)
 	case !(o.Rate >= minRate && o.Rate <= maxRate):
 		return fmt.Errorf("rate %v: give %d to %d", o.Rate, minRate, maxRate)
+	case o.Rate*o.Duration.Seconds() > maxMessages:
+		return fmt.Errorf("rate %v for %v are too many messages: the most are %d", o.Rate, o.Duration, maxMessages)
 	case o.Partitions < 1 || o.Partitions > maxPartitions:
 		return fmt.Errorf("%d partitions: give 1 to %d", o.Partitions, maxPartitions)
 	}
@@ -84,6 +91,12 @@ func orDefault[T comparable](v, def T) T {
 // settings make files roll, checkpoints come and old messages go within a run.
 var settings = map[string]string{"segment-bytes": "1MiB", "retention-bytes": "8MiB", "log-level": "info"}
 
+// In the end of a longer run there is quiet, in which nobody has a reason to elect.
+const (
+	quietAfter = 30 * time.Second
+	quiet      = check.ElectionGrace + 5*time.Second
+)
+
 const (
 	publishers = 4
 	seekers    = 2
@@ -97,7 +110,8 @@ type run struct {
 	rec     *recorder
 	load    *load
 	strikes []strike
-	done    float64 // share of them
+	done    float64     // share of them
+	ends    atomic.Bool // nodes may end by themselves, and rightly
 }
 
 // Run makes a cluster, has it suffer, and writes down what its users were told, for
@@ -131,13 +145,21 @@ func (r *run) header(w *history.Writer) {
 		names[i] = fmt.Sprintf("n%d", i+1)
 	}
 	least := int64(math.Ceil(o.Rate * o.Duration.Seconds() / 4))
+	nodes := int64(o.Nodes)
 	w.Write(history.Op{Process: history.Nemesis, Type: history.Info, F: history.FRun, Value: &history.Run{
-		Name: "chaos", Seed: o.Seed, Version: o.Version, Began: w.Began().Format(time.RFC3339Nano),
+		Name: "chaos", Seed: o.Seed, Version: o.Version, Machine: machine(), Began: w.Began().Format(time.RFC3339Nano),
 		Nodes: names, Partitions: o.Partitions, Nemeses: named(r.strikes), Duration: o.Duration.Seconds(),
 		Floors: history.Floors{Ops: map[history.F]int64{
 			history.FPublish: least, history.FPoll: least, history.FHead: int64(o.Duration.Seconds()),
+			history.FReady: int64(len(r.strikes)), history.FFinal: nodes * int64(o.Rooms),
+			history.FReplica: nodes * int64(o.Partitions), history.FVerify: nodes - 1, // the last: without them it broke off
 		}},
 	}})
+}
+
+// machine describes what this runs on.
+func machine() string {
+	return fmt.Sprintf("%d processors (%s, %s)", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
 }
 
 // live is a cluster's life from start to end.
@@ -145,8 +167,13 @@ func (r *run) live(ctx context.Context) (err error) {
 	all := maps.Clone(settings)
 	maps.Copy(all, r.opts.Settings)
 	r.opts.Progress("starting the cluster", 0)
-	r.cluster, err = startCluster(ctx, r.opts, all)
-	defer func() { err = errors.Join(err, r.cluster.keepLogs(r.opts.Logs), r.cluster.close()) }()
+	r.cluster, err = startCluster(ctx, r.opts, all, func(e devcluster.Exit) { r.rec.exited(e, r.ends.Load()) })
+	defer func() {
+		if errors.Is(err, errStuck) { // the verdict tells; and so does how its end comes
+			err = nil
+		}
+		err = errors.Join(err, r.cluster.keepLogs(r.opts.Logs), r.cluster.close())
+	}()
 	if err != nil {
 		return err
 	}
@@ -167,6 +194,10 @@ func (r *run) live(ctx context.Context) (err error) {
 		return err
 	}
 	err = r.follow(ctx)
+	if err == nil && r.opts.Duration >= quietAfter {
+		r.opts.Progress("nothing", 1)
+		err = wait(ctx, quiet)
+	}
 	if err == nil {
 		r.opts.Progress("reading everything", 1)
 		err = r.finish(ctx)
@@ -175,9 +206,6 @@ func (r *run) live(ctx context.Context) (err error) {
 	watching.Wait()
 	if err == nil {
 		err = r.compare(ctx)
-	}
-	if errors.Is(err, errStuck) { // the verdict tells
-		return nil
 	}
 	return err
 }

@@ -66,9 +66,8 @@ func (d *drawer) draw() []Nemesis {
 	if !d.mix || d.rng.IntN(3) > 0 {
 		return []Nemesis{first}
 	}
-	// Those of processes and disks end and start the same nodes.
 	i := slices.IndexFunc(d.left, func(n Nemesis) bool {
-		return n.kind != first.kind && !(ends(n.kind) && ends(first.kind))
+		return n.kind != first.kind && !(onNodes(n.kind) && onNodes(first.kind))
 	})
 	if i < 0 {
 		return []Nemesis{first}
@@ -76,8 +75,9 @@ func (d *drawer) draw() []Nemesis {
 	return []Nemesis{first, d.take(i)}
 }
 
-// ends tells whether nemeses of a kind have processes end.
-func ends(k kind) bool { return k == onProcesses || k == onDisks }
+// onNodes tells whether nemeses of a kind stop, end or start processes, or need ones
+// that run.
+func onNodes(k kind) bool { return k == onProcesses || k == onDisks || k == onClocks }
 
 // take takes the ith that is left of this round.
 func (d *drawer) take(i int) Nemesis {
@@ -110,6 +110,8 @@ func (r *run) follow(ctx context.Context) error {
 }
 
 func (r *run) strike(ctx context.Context, s strike) error {
+	r.ends.Store(slices.ContainsFunc(s.nemeses, func(n Nemesis) bool { return n.ends }))
+	defer r.ends.Store(false)
 	var running sync.WaitGroup
 	errs := make([]error, len(s.nemeses))
 	for i, n := range s.nemeses {
@@ -117,33 +119,51 @@ func (r *run) strike(ctx context.Context, s strike) error {
 		running.Go(func() { errs[i] = r.strikeOne(ctx, n, e, len(s.nemeses) > 1) })
 	}
 	running.Wait()
-	if err := firstOf(errs...); err != nil {
-		return err
+	err := firstOf(errs...)
+	if err == nil {
+		err = r.cluster.ready(ctx)
 	}
-	after := named([]strike{s})
-	err := r.cluster.ready(ctx)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err == nil || errors.Is(err, errStuck):
+		r.rec.ready(named([]strike{s}), err)
 	}
-	if r.rec.ready(after, err); err != nil {
-		return fmt.Errorf("%w: after %v: %w", errStuck, after, err)
-	}
-	return nil
+	return err
 }
 
-// errStuck: the cluster does not serve again though all faults are over.
+// errStuck: nodes do not serve again though the fault is over. The verdict tells.
 var errStuck = errors.New("the cluster is stuck")
+
+// stuck makes an error of waiting for nodes one of theirs.
+func stuck(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errStuck, err)
+}
 
 // strikeOne has one nemesis strike. That a majority is there to commit is only
 // certain if less than half of the nodes are concerned, and nothing else is wrong.
 func (r *run) strikeOne(ctx context.Context, n Nemesis, e *episode, beside bool) error {
+	var hit [][]string
 	e.began = func(targets ...string) {
+		hit = append(hit, targets)
 		lost := beside || 2*len(targets) > len(r.cluster.names)
 		r.rec.nemesis(n.Name, history.Fault{Phase: history.Start, Nodes: targets, QuorumLost: lost})
 		r.opts.Progress(fmt.Sprintf("%s %v", n.Name, targets), r.done)
 	}
 	took, err := n.strike(ctx, e)
-	r.rec.nemesis(n.Name, history.Fault{Phase: history.Stop, Count: int64(took)})
+	if len(hit) == 0 { // it has found nobody to hit
+		e.began()
+	}
+	for i, targets := range hit {
+		stop := history.Fault{Phase: history.Stop, Nodes: targets}
+		if i == 0 {
+			stop.Count = int64(took)
+		}
+		r.rec.nemesis(n.Name, stop)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.Name, err)
 	}

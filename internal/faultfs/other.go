@@ -32,3 +32,7 @@ func (f *FS) Free() int64                  { return 0 }
 func (f *FS) Flip(string, int64) error     { return errNeedsLinux }
 func (f *FS) Restore(Survivors) error      { return errNeedsLinux }
 func (f *FS) Close() error                 { return nil }
+func (f *FS) Stats() Stats                 { return Stats{} }
+
+// Stats are for Linux.
+type Stats struct{ Full int64 }

@@ -35,6 +35,7 @@ const (
 	SplitLeader       Name = "split-leader"
 	StuckRoom         Name = "stuck-room"
 	StuckReplica      Name = "stuck-replica"
+	UnexpectedExit    Name = "unexpected-exit"
 	PhantomElection   Name = "phantom-election"
 	Unpublished       Name = "unpublished"
 
@@ -75,6 +76,7 @@ var meanings = []struct {
 	{SplitLeader, "two nodes claimed to lead a partition in one term, twice each"},
 	{StuckRoom, "publishes to a room were open and none was acked for longer than the bound, with a quorum there"},
 	{StuckReplica, "a node did not serve again, did not catch up or did not give a room when all faults were long over"},
+	{UnexpectedExit, "a node's process ended though nobody had asked it to, and no fault explains it"},
 	{PhantomElection, "a partition's term rose though no fault was on or just over"},
 	{Unpublished, "a message was read that nobody had published to that room"},
 	{MonotonicReads, "a client was told of a head below what it had read"},

@@ -161,6 +161,8 @@ func (c *Checker) take(op *history.Op) error {
 		c.verify(op, v)
 	case *history.Ready:
 		c.ready(op, v)
+	case *history.Exit:
+		c.exit(op, v)
 	case *history.Leader:
 		c.leader(op, v)
 	case *history.Fault:

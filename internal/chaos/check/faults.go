@@ -42,8 +42,10 @@ func (c *Checker) fault(op *history.Op, v *history.Fault) {
 		f.start(op.Time, name, v)
 		return
 	}
-	if w := f.find(name, v.Nodes); w != nil {
-		w.effects += v.Count
+	for i, w := range f.find(name, v.Nodes) {
+		if i == 0 {
+			w.effects += v.Count
+		}
 		f.stop(op.Time, w)
 	}
 }
@@ -74,19 +76,22 @@ func (f *faults) stop(now int64, w *window) {
 	}
 }
 
-// find finds the window that a stop ends: of the same nodes, else the oldest.
-func (f *faults) find(name string, nodes []string) *window {
-	var oldest *window
+// find finds the windows that a stop ends: the one of the same nodes, else the oldest;
+// all, if it names no nodes.
+func (f *faults) find(name string, nodes []string) (found []*window) {
 	for _, w := range f.on {
 		switch {
 		case w.fault != name:
-		case slices.Equal(w.nodes, nodes):
-			return w
-		case oldest == nil:
-			oldest = w
+		case len(nodes) > 0 && slices.Equal(w.nodes, nodes):
+			return []*window{w}
+		default:
+			found = append(found, w)
 		}
 	}
-	return oldest
+	if len(nodes) > 0 && len(found) > 1 {
+		return found[:1]
+	}
+	return found
 }
 
 // committed notes a commit in a room that had waited for it since from.
@@ -217,4 +222,19 @@ func (c *Checker) judgeElections() {
 			}
 		}
 	}
+}
+
+// calm is how much of the time until now no fault was on or just over: in which every
+// election is judged.
+func (f *faults) calm(now int64, grace time.Duration) (sum int64) {
+	free := int64(0)              // no fault before
+	for _, w := range f.windows { // in the order of their starts
+		sum += max(0, w.start-free)
+		end := now
+		if w.stop >= 0 {
+			end = w.stop + int64(grace)
+		}
+		free = max(free, end)
+	}
+	return sum + max(0, now-free)
 }

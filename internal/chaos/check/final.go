@@ -191,3 +191,10 @@ func (c *Checker) ready(op *history.Op, v *history.Ready) {
 		c.tally.add(StuckReplica, ops{op.Index}, "after %v: %s", v.After, op.Error)
 	}
 }
+
+// exit takes the end of a process.
+func (c *Checker) exit(op *history.Op, v *history.Exit) {
+	if op.Type != history.OK {
+		c.tally.add(UnexpectedExit, ops{op.Index}, "%s: %s", v.Node, v.How)
+	}
+}

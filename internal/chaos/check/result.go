@@ -40,6 +40,7 @@ type Figures struct {
 	RealtimeLag float64   `json:"worst_realtime_lag_ms"` // of any subscription, from ack or subscribe to hand-over
 	Drift       Quantiles `json:"drift"`                 // from ack to hand-over, of subscriptions that were there before the publish
 	OrderSpread Quantiles `json:"order_spread"`          // between the first and the last of these that had a message
+	Judged      float64   `json:"elections_judged_s"`    // of the time: no fault was on or just over
 	LongestWait float64   `json:"longest_wait_ms"`       // of a room for a commit with publishes open, with a quorum there
 	Linear      Linear    `json:"linearizability"`
 	Windows     []Window  `json:"windows"`
@@ -184,6 +185,7 @@ func (c *Checker) figures() Figures {
 		RealtimeLag: millis(int64(c.timing.worstLag)),
 		Drift:       quantiles(c.timing.lags),
 		OrderSpread: quantiles(c.timing.spreads),
+		Judged:      seconds(c.faults.calm(c.now, c.options.ElectionGrace)),
 		LongestWait: millis(int64(c.timing.longestWait)),
 		Windows:     []Window{},
 	}

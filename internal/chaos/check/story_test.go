@@ -121,6 +121,8 @@ func (s *story) op(words []string) (*history.Op, error) {
 		return &history.Op{Process: 97, Type: history.Fail, F: history.FVerify, Value: &history.Verify{Node: args[0], Against: args[1]}, Error: "index 7"}, nil
 	case "away": // FAULT
 		return &history.Op{Process: 97, Type: history.Fail, F: history.FReady, Value: &history.Ready{After: args}, Error: "n2 does not answer"}, nil
+	case "exit": // NODE HOW
+		return &history.Op{Process: 97, Type: history.Fail, F: history.FExit, Value: &history.Exit{Node: args[0], How: args[1]}}, nil
 	case "leader":
 		v := &history.Leader{Node: args[0], Partition: number[int](args[1]), Term: number[uint64](args[2])}
 		if len(args) > 3 {

@@ -29,8 +29,13 @@ const (
 	FReplica   F = "replica"
 	FVerify    F = "verify"
 	FReady     F = "ready"
+	FExit      F = "exit"
 	FLeader    F = "leader"
 )
+
+// Starved is a fault that nobody made: the machine had no time for the run itself. What
+// the nodes do then, such as elect, is not their doing.
+const Starved F = "starved"
 
 // Process is who acts, from 1 on: one client, or one subscription of a client. A client
 // may have many publishes open, which are told apart by their ids, but one op
@@ -72,7 +77,7 @@ type Op struct {
 }
 
 // Value is what an op is about: *Run, *Publish, *Subscribe, *Poll, *Head,
-// *Final, *Replica, *Verify, *Ready, *Leader, or *Fault for every other f of the
+// *Final, *Replica, *Verify, *Ready, *Exit, *Leader, or *Fault for every other f of the
 // nemesis.
 type Value interface{ check(t Type) error }
 
@@ -148,11 +153,13 @@ func valueOf(f F, p Process) (Value, error) {
 		return new(Verify), nil
 	case FReady:
 		return new(Ready), nil
+	case FExit:
+		return new(Exit), nil
 	case FLeader:
 		return new(Leader), nil
 	}
 	if p != Nemesis || f == "" {
-		return nil, fmt.Errorf("f %q: process %d can have publish, subscribe, poll, head, final, replica, leader", f, p)
+		return nil, fmt.Errorf("f %q: process %d can have publish, subscribe, poll, head, final, replica, verify, ready, exit, leader", f, p)
 	}
 	return new(Fault), nil
 }

@@ -12,6 +12,7 @@ type Run struct {
 	Name       string   `json:"name,omitempty"` // of the scenario
 	Seed       uint64   `json:"seed"`
 	Version    string   `json:"version,omitempty"` // of the program under test
+	Machine    string   `json:"machine,omitempty"` // in words
 	Began      string   `json:"began,omitempty"`   // wall clock at time 0, RFC 3339
 	Nodes      []string `json:"nodes,omitempty"`
 	Partitions int      `json:"partitions,omitempty"`
@@ -110,6 +111,14 @@ type Verify struct {
 // within the time that they have for it; the op's error says who did not.
 type Ready struct {
 	After []string `json:"after"` // faults
+}
+
+// Exit is the end of a node's process: ok if it was asked to end, or rightly gave up
+// because of a fault, else fail.
+type Exit struct {
+	Node  string `json:"node"`
+	How   string `json:"how"` // "exit status 2", "signal: killed"
+	Asked bool   `json:"asked,omitempty"`
 }
 
 // Phases of a fault. One that has no end, such as a restart, needs a stop all
@@ -217,6 +226,13 @@ func (v *Verify) check(Type) error {
 }
 
 func (v *Ready) check(Type) error { return nil }
+
+func (v *Exit) check(Type) error {
+	if v.Node == "" {
+		return errors.New("node is missing")
+	}
+	return nil
+}
 
 func (v *Leader) check(Type) error {
 	if v.Node == "" {

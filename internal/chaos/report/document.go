@@ -16,14 +16,27 @@ import (
 	"github.com/roomlog/roomlog/internal/chaos/history"
 )
 
-// Document is a report over runs.
+// Document is a report over runs, of which there is one at least.
 type Document struct {
-	Command string // that makes it again
-	Date    string
-	Machine string // in words
-	Version string // of the program
+	Command string // that makes it again; "": not known
 	Notes   string // Markdown: what was found and mended, what is not tested
 	Runs    []*check.Result
+}
+
+// Made tells when, with what and where the runs were made, by their first lines.
+func (d *Document) Made() string {
+	var all []string
+	for _, r := range d.Runs {
+		date, _, _ := strings.Cut(r.Run.Began, "T")
+		all = append(all, fmt.Sprintf("on %s with roomlog %s, on %s", date, r.Run.Version, r.Run.Machine))
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), "; ")
+}
+
+// faults are the windows of a run, but for those that nobody made.
+func faults(r *check.Result) []check.Window {
+	return slices.DeleteFunc(slices.Clone(r.Figures.Windows), func(w check.Window) bool { return w.Fault == string(history.Starved) })
 }
 
 //go:embed document.md.tmpl
@@ -89,7 +102,7 @@ func (d *Document) course() (*Course, *check.Result, error) {
 func (d *Document) pauses() (all []FaultPauses) {
 	by := map[string][]float64{}
 	for _, r := range d.Runs {
-		for _, w := range r.Figures.Windows {
+		for _, w := range faults(r) {
 			by[w.Fault] = append(by[w.Fault], w.Unavailable)
 		}
 	}
@@ -132,8 +145,10 @@ func rowOf(r *check.Result) Runs {
 	for _, n := range r.Counts {
 		row.OK, row.Fail, row.Info = row.OK+int(n.OK), row.Fail+int(n.Fail), row.Info+int(n.Info)
 	}
-	for _, n := range r.Faults {
-		row.Faults += int(n)
+	for name, n := range r.Faults {
+		if name != string(history.Starved) {
+			row.Faults += int(n)
+		}
 	}
 	for name, n := range r.Anomalies {
 		if n > 0 {
@@ -149,7 +164,7 @@ func (d *Document) Liveness() string {
 	type times struct{ wait, after []float64 }
 	by := map[string]*times{}
 	for _, r := range d.Runs {
-		for _, w := range r.Figures.Windows {
+		for _, w := range faults(r) {
 			t := by[w.Fault]
 			if t == nil {
 				t = &times{}
@@ -197,6 +212,7 @@ func (d *Document) Anomalies() string {
 type Total struct {
 	Runs, Messages, Ops, Effects int64
 	Minutes                      float64
+	Judged                       float64 // minutes in which every election was judged
 	Outcomes                     string
 	Unknown                      int64 // publishes whose outcome nobody knows
 	Slices, Unchecked            int64 // given to Porcupine, and not decided
@@ -210,13 +226,16 @@ func (d *Document) Total() Total {
 		t.Messages += r.Figures.Messages
 		t.Ops += r.Ops
 		t.Minutes += r.Figures.Duration / 60
+		t.Judged += r.Figures.Judged / 60
 		t.Slices += int64(r.Figures.Linear.Slices)
 		t.Unchecked += int64(r.Figures.Linear.Unknown)
 		if n := r.Counts[history.FPublish]; n != nil {
 			t.Unknown += n.Info
 		}
-		for _, n := range r.Faults {
-			t.Effects += n
+		for name, n := range r.Faults {
+			if name != string(history.Starved) {
+				t.Effects += n
+			}
 		}
 		outcomes[r.Outcome]++
 	}

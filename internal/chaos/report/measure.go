@@ -69,7 +69,9 @@ func (m *measure) take(op *history.Op) {
 			}
 		}
 	case *history.Fault:
-		m.fault(op, v)
+		if op.F != history.Starved {
+			m.fault(op, v)
+		}
 	}
 }
 
