@@ -234,6 +234,9 @@ func TestBenchPublish(t *testing.T) {
 	r := runBench(t, "publish --partitions 3 --duration 200ms --rooms 4 --clients 2 --inflight 64 --dir "+dir+" --plot "+plot)
 	checkFresh(t, r, dir)
 	checkFigures(t, r, "acked_per_s server_cpu_us_per_msg client_cpu_us_per_msg p50_ms p99_ms p999_ms")
+	if _, told := r["elections"]; !told {
+		t.Errorf("elections are not told: %v", r)
+	}
 	if _, err := os.Stat(plot); err != nil {
 		t.Error(err)
 	}

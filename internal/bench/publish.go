@@ -17,7 +17,8 @@ type PublishReport struct {
 	ServerCPU *float64 `json:"server_cpu_us_per_msg"` // null where it is not known
 	ClientCPU *float64 `json:"client_cpu_us_per_msg"`
 	Latency            // from the call, or from when it was due, to the ack
-	Retries   int64    `json:"retries"` // acks that a retry has brought
+	Retries   int64    `json:"retries"`   // acks that a retry has brought
+	Elections int      `json:"elections"` // while it was loaded
 	Faults             // of the acks, and of what the rooms hold in the end
 
 	Course *Course `json:"-"` // with Settings.Plot
@@ -36,9 +37,18 @@ func RunPublish(ctx context.Context, t *Target, s Settings, d time.Duration, pro
 	}
 	defer l.close()
 	report := &PublishReport{Settings: s}
+	before, err := t.ops.terms(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := l.run(ctx, report, progress); err != nil {
 		return nil, err
 	}
+	after, err := t.ops.terms(ctx)
+	if err != nil {
+		return nil, err
+	}
+	report.Elections = after - before
 	if err := l.checkRooms(ctx, report); err != nil {
 		return nil, err
 	}
