@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -52,9 +51,11 @@ type conn struct {
 	frames    *wire.Reader // of the control stream; readControl's
 	born      time.Time
 	alive     liveness
-	leaving   atomic.Bool // the server is draining
+	leaving   atomic.Bool // the server has asked us to leave
 
-	slots int // subscriptions on the connection; guarded by router.mu
+	// Guarded by router.mu.
+	slots   int  // subscriptions on the connection
+	retired bool // we have left it
 
 	opening sync.Mutex // one publish stream at a time; taken before mu
 
@@ -273,7 +274,8 @@ func (c *conn) handleControl(typ wire.Type, body []byte) error {
 	case wire.TypeGoAway:
 		g, err := wire.ParseGoAway(body)
 		if err == nil && !c.leaving.Swap(true) {
-			c.log.Info("server is leaving", "node", c.node, "delay", millis(g.Delay))
+			c.log.Info("server asks us to leave", "node", c.node, "delay", millis(g.Delay))
+			c.router.askedToLeave(c)
 			c.tasks.Go(func() { c.leave(millis(g.Delay)) })
 		}
 		return err
@@ -287,25 +289,6 @@ func (c *conn) handleControl(typ wire.Type, body []byte) error {
 		return parseError(body)
 	}
 	return fmt.Errorf("server sent %v on the control stream", typ)
-}
-
-// leave ends the subscriptions at a random moment within the time the server
-// gives; they resume on another node. Lanes follow their leaders. Connections to
-// where they go are made first: nothing that moves shall wait for a handshake.
-func (c *conn) leave(within time.Duration) {
-	at := time.NewTimer(rand.N(within + 1))
-	defer at.Stop()
-	c.router.prepare(c, within)
-	select {
-	case <-at.C:
-	case <-c.quic.Context().Done():
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for s := range c.subs {
-		s.CancelRead(0)
-	}
 }
 
 // publishStream returns the connection's publish stream, opened at first use.

@@ -99,6 +99,7 @@ type fakeNode struct {
 	name  string
 	addr  string
 	mute  atomic.Bool // answers nothing at all any more
+	away  atomic.Bool // asks everybody who comes to leave
 	full  fullness    // refuses handshakes
 
 	mu        sync.Mutex
@@ -490,6 +491,9 @@ func (n *fakeNode) serve(q *quic.Conn) {
 		n.mu.Unlock()
 	}()
 	c.send(&wire.Welcome{Version: wire.Version, Node: n.name, Limits: limits, Map: m})
+	if n.away.Load() {
+		c.send(&wire.GoAway{Delay: 20})
+	}
 	n.f.event("welcome %s", n.name)
 	var all sync.WaitGroup
 	defer all.Wait()

@@ -414,6 +414,13 @@ func (l *lane) waitsOn(s *pubStream) bool {
 	return l.stream == s && (l.next > 0 || !l.opened && !l.attachDue)
 }
 
+// on tells whether the lane is on s.
+func (l *lane) on(s *pubStream) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stream == s
+}
+
 // sessionOn tells whether s carries the lane's session.
 func (l *lane) sessionOn(s *pubStream) bool {
 	l.mu.Lock()

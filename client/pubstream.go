@@ -242,6 +242,14 @@ func (s *pubStream) unanswered() bool {
 	return false
 }
 
+// used tells whether a lane is on this stream.
+func (s *pubStream) used() bool {
+	s.mu.Lock()
+	lanes := slices.Clone(s.lanes)
+	s.mu.Unlock()
+	return slices.ContainsFunc(lanes, func(b *binding) bool { return b != nil && b.lane.on(s) })
+}
+
 // detach returns the frames that end the sessions on this stream.
 func (s *pubStream) detach() (frames []byte) {
 	s.mu.Lock()

@@ -64,7 +64,20 @@ func (r *router) pickForReader(partition int, prefer string, avoid map[string]ti
 			}
 		}
 	}
-	return nil, nil
+	return takeLeaving(r.nodes, names), nil
+}
+
+// takeLeaving takes room at a node that wants us to leave: it serves until we can.
+func takeLeaving(nodes map[string]*node, names []string) *conn {
+	for _, name := range names {
+		for _, c := range nodes[name].conns {
+			if c.hasRoom() {
+				c.slots++
+				return c
+			}
+		}
+	}
+	return nil
 }
 
 // readersOrder returns the replicas of a partition in the order in which a
@@ -101,12 +114,17 @@ func (r *router) readersOrder(partition int, prefer string) []string {
 // takeSlot takes room for a subscription on one of n's connections.
 func (n *node) takeSlot() *conn {
 	for _, c := range n.conns {
-		if !c.leaving.Load() && uint64(c.slots) < min(c.limits.Subscriptions, maxStreams/2) {
+		if !c.leaving.Load() && c.hasRoom() {
 			c.slots++
 			return c
 		}
 	}
 	return nil
+}
+
+// hasRoom tells whether c can take one more subscription. router.mu must be held.
+func (c *conn) hasRoom() bool {
+	return uint64(c.slots) < min(c.limits.Subscriptions, maxStreams/2)
 }
 
 // giveBack returns the room that forReader took. full: the server will take no
@@ -118,55 +136,4 @@ func (r *router) giveBack(c *conn, full bool) {
 	if full {
 		c.limits.Subscriptions = uint64(max(c.slots, 1))
 	}
-}
-
-// prepare connects to other nodes before that of c is gone, unless there are
-// connections: to one for readers, to two for publishes, whose next leader may be
-// any. It begins at a random moment, early within the time that there is, and returns
-// when it has succeeded or that time is over.
-func (r *router) prepare(c *conn, within time.Duration) {
-	ctx, cancel := context.WithTimeout(r.c.ctx, within)
-	defer cancel()
-	if r.c.pause(ctx, rand.N(within/16+1)) != nil {
-		return
-	}
-	for _, d := range r.others(c) {
-		r.await(ctx, d, nil)
-	}
-}
-
-// others begins to dial what prepare wants.
-func (r *router) others(c *conn) (dials []*dialling) {
-	c.mu.Lock()
-	want := 1
-	if c.pub != nil {
-		want = 2
-	}
-	c.mu.Unlock()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	names := slices.Clone(r.members)
-	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	slices.SortStableFunc(names, func(a, b string) int { return r.nodes[a].readiness() - r.nodes[b].readiness() })
-	for _, name := range names {
-		n := r.nodes[name]
-		switch {
-		case r.closed || want == 0:
-			return dials
-		case name == c.node:
-			continue
-		case n.readiness() > 0 && n.alive && (n.dial != nil || n.ready()):
-			dials = append(dials, r.dial(n))
-		}
-		want--
-	}
-	return dials
-}
-
-// readiness is 0 for a node with a connection that stays, else 1.
-func (n *node) readiness() int {
-	if c := n.live(); c != nil && !c.leaving.Load() {
-		return 0
-	}
-	return 1
 }

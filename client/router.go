@@ -54,6 +54,8 @@ type node struct {
 	fails              int
 	refused            int // handshakes in a row, for there were too many
 	retryAt            time.Time
+	aways              int       // requests to leave in a row, of new connections
+	awayUntil          time.Time // it is not to be dialled for it asked us to leave
 }
 
 // dialling is an attempt under way; those who want its outcome wait for done.
@@ -215,6 +217,9 @@ func (r *router) learnNodes(m *wire.Map) {
 		if n.alive && !told.Alive {
 			n.doubt()
 		}
+		if !n.alive && told.Alive {
+			n.welcome()
+		}
 		n.alive = told.Alive
 		if told.Listen != "" && told.Listen != n.listen {
 			n.listen, n.fails, n.retryAt = told.Listen, 0, time.Time{}
@@ -299,7 +304,10 @@ func (r *router) lost(c *conn, err error) {
 	if time.Since(c.born) >= settled {
 		n.fails = 0
 	}
-	n.failed()
+	if !c.retired {
+		n.failed()
+		n.welcome() // if it asked us to leave, it was to stop
+	}
 	r.notify()
 }
 
@@ -331,7 +339,10 @@ func (n *node) live() *conn {
 }
 
 // ready tells whether n can be dialled now. mu must be held.
-func (n *node) ready() bool {
+func (n *node) ready() bool { return n.reachable() && !time.Now().Before(n.awayUntil) }
+
+// reachable is ready for those who need this node and no other. mu must be held.
+func (n *node) reachable() bool {
 	return n.dial == nil && n.address() != "" && !time.Now().Before(n.retryAt)
 }
 
@@ -389,7 +400,7 @@ func (r *router) connect(ctx context.Context, name string, given func() bool) (*
 		r.mu.Unlock()
 		return c, nil
 	}
-	if n.dial == nil && !n.ready() {
+	if n.dial == nil && !n.reachable() {
 		err := errBackoff
 		if n.address() == "" {
 			err = errNoAddress
@@ -467,7 +478,7 @@ func (r *router) explore(tries int) {
 	for range all {
 		n := all[r.turn%len(all)]
 		r.turn++
-		if len(n.conns) == 0 && n.ready() {
+		if len(n.conns) == 0 && (n.ready() || len(r.conns) == 0 && n.reachable()) {
 			r.dial(n)
 			return
 		}

@@ -73,7 +73,7 @@ func (r *router) spare(dial *spareDial) (*dialling, time.Duration) {
 		case n.ready():
 			free = append(free, n)
 		default:
-			wait = min(wait, time.Until(n.retryAt))
+			wait = min(wait, max(time.Until(n.retryAt), time.Until(n.awayUntil)))
 		}
 	}
 	if connected >= 2 || r.closed {
