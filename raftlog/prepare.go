@@ -21,25 +21,37 @@ func (g *Group) Prepare(ctx context.Context) {
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.cfg.Node), Addr: []byte(g.cfg.Node),
 	}}
 	voters, _ := servers(inst.raft)
-	var asked sync.WaitGroup
-	for _, node := range voters {
-		if node == g.cfg.Node || !g.cfg.Links.Up(node) {
-			continue
-		}
-		asked.Add(1)
-		g.tasks.Go(func() {
-			defer asked.Done()
-			// What it answers does not matter, nor that it does not.
-			_ = inst.trans.RequestPreVote(raft.ServerID(node), raft.ServerAddress(node), req, &raft.RequestPreVoteResponse{})
-		})
-	}
 	done := make(chan struct{})
-	g.tasks.Go(func() {
-		asked.Wait()
-		close(done)
-	})
+	if !g.spawn(inst, func() {
+		defer close(done)
+		var asked sync.WaitGroup
+		defer asked.Wait()
+		for _, node := range voters {
+			if node == g.cfg.Node || !g.cfg.Links.Up(node) {
+				continue
+			}
+			asked.Go(func() {
+				// What it answers does not matter, nor that it does not.
+				_ = inst.trans.RequestPreVote(raft.ServerID(node), raft.ServerAddress(node), req, &raft.RequestPreVoteResponse{})
+			})
+		}
+	}) {
+		return
+	}
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
+}
+
+// spawn starts a task that the group's end waits for, unless inst has ended: tasks
+// that come from outside must not begin while Close waits.
+func (g *Group) spawn(inst *instance, task func()) bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.current != inst || g.ctx.Err() != nil {
+		return false
+	}
+	g.tasks.Go(task)
+	return true
 }

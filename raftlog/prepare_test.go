@@ -64,3 +64,25 @@ func TestAwaitLeader(t *testing.T) {
 	cancel()
 	leader.group.AwaitLeader(ended)
 }
+
+// What comes from outside begins no task in a group that has ended or was restarted,
+// whose end may be waiting for the last one.
+func TestNoTaskAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	c.publish("a")
+	heir := c.others(c.leader())[0].group
+	inst := heir.instance()
+	ran := make(chan bool, 1)
+	if !heir.spawn(inst, func() { ran <- true }) {
+		t.Fatal("no task begins in a group that runs")
+	}
+	<-ran
+	heir.cancel() // Close has begun
+	if heir.spawn(inst, func() {}) {
+		t.Error("a task began in a group that ends")
+	}
+	if heir.spawn(&instance{}, func() {}) {
+		t.Error("a task began for an instance that is not the group's")
+	}
+}
