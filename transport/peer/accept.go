@@ -188,6 +188,10 @@ func (n *Network) admitLink(raw net.Conn, conn *tls.Conn, p *peer, h hello) (*se
 	s := n.newSession(p, h.instance, raw, conn)
 	n.mu.Lock()
 	p.in, p.dead = s, false
+	if p.drained { // it says so anew if it still is
+		p.drained = false
+		n.announce()
+	}
 	n.mu.Unlock()
 	n.welcomed(h.from, host(raw))
 	raw.SetDeadline(time.Now().Add(n.timing.handshake))

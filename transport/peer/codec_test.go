@@ -36,20 +36,21 @@ var (
 
 	goldenSuspect = frame{typ: frameSuspect, nonce: 0x0102, node: "n3"}
 	goldenVerdict = frame{typ: frameVerdict, nonce: 0x0102, known: true}
+	goldenDrained = frame{typ: frameDrained, known: true}
 
-	goldenFrames = []frame{goldenHeir, goldenAway, goldenSuspect, goldenVerdict, goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
+	goldenFrames = []frame{goldenDrained, goldenHeir, goldenAway, goldenSuspect, goldenVerdict, goldenPing, goldenPong, goldenMark, goldenAsk, goldenTold, goldenNo, goldenPush, goldenBeat, goldenGood, goldenBad, goldenMute}
 )
 
-// The bytes of version 5 never change.
+// The bytes of version 6 never change.
 func TestGoldenBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		got  []byte
 		want string
 	}{
-		{"hello", goldenHello.append(nil), "524c5048 05 1d00" +
+		{"hello", goldenHello.append(nil), "524c5048 06 1d00" +
 			"02 a00000000000000000000000000000af 04030201 026e31 026e32 0163"},
-		{"answer", goldenAnswer.append(nil), "524c5041 05 1a00" +
+		{"answer", goldenAnswer.append(nil), "524c5041 06 1a00" +
 			"06 b00000000000000000000000000000bf 026e32 026e6f 0100 69"},
 		{"ping", goldenPing.append(nil), "0900 01 0201000000000000"},
 		{"pong", goldenPong.append(nil), "1900 02 0201000000000000 0300000000000000 ffffffffffffffff"},
@@ -65,6 +66,7 @@ func TestGoldenBytes(t *testing.T) {
 		{"beaten, no answer", goldenMute.append(nil), "1a00 08 0201000000000000 00 0000000000000000 0000000000000000"},
 		{"suspect", goldenSuspect.append(nil), "0c00 09 0201000000000000 026e33"},
 		{"verdict", goldenVerdict.append(nil), "0a00 0a 0201000000000000 01"},
+		{"drained", goldenDrained.append(nil), "0200 0c 01"},
 		{"told nothing", goldenNo.append(nil), "1b00 05 0201000000000000 00 0000000000000000 0000000000000000 00"},
 	} {
 		if want := strings.ReplaceAll(tt.want, " ", ""); hex.EncodeToString(tt.got) != want {
@@ -142,6 +144,7 @@ func TestBadFrames(t *testing.T) {
 		{"known neither 0, 1 nor 2", told(3), "known is 3"},
 		{"not known, with a term", told(0, 9), "known is 0"},
 		{"dead neither 0 nor 1", append(goldenVerdict.append(nil)[:11], 2), "dead is 2"},
+		{"drained neither 0 nor 1", []byte{2, 0, byte(frameDrained), 2}, "yes is 2"},
 		{"one byte beyond the longest", []byte{0x1b, 0x01}, "283 bytes, at most 282"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

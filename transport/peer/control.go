@@ -10,7 +10,7 @@ import (
 //
 //	length  2 bytes  of type and body
 //	type    1 byte   1 ping, 2 pong, 3 mark, 4 ask, 5 told, 6 push, 7 beat,
-//	                 8 beaten, 9 suspect, 10 verdict, 11 heir
+//	                 8 beaten, 9 suspect, 10 verdict, 11 heir, 12 drained
 //	body
 //
 //	ping:  nonce 8 bytes
@@ -41,9 +41,12 @@ import (
 //	verdict: nonce 8 bytes, the suspect's
 //	       dead 1 byte, 0 or 1: it is so for the one who answers, too
 //
+//	drained: yes 1 byte, 0 or 1: the sender is to lead nothing and to serve no clients.
+//	       Until a link's first one it is not so
+//
 // Integers are little endian; a string is one byte of length and its bytes.
-// Either end may ping and must answer a ping. Marks, asks, heirs, pushes,
-// beats and suspects go from the dialer to the acceptor, told, beaten and verdicts the
+// Either end may ping and must answer a ping. Marks, asks, heirs, pushes, beats,
+// suspects and draineds go from the dialer to the acceptor, told, beaten and verdicts the
 // other way. A frame of another type, or one that does not go this way, ends the link.
 type frame struct {
 	typ            frameType
@@ -51,7 +54,7 @@ type frame struct {
 	received, sent int64      // of a pong
 	mark           Mark       // of a mark
 	group          uint32     // of an ask and an heir
-	known          bool       // of a told and a beaten; of a verdict: dead
+	known          bool       // of a told and a beaten; of a verdict: dead; of a drained: yes
 	node           string     // of a suspect
 	state          State      // of a told
 	push           Push       // of a push
@@ -74,7 +77,8 @@ const (
 	frameSuspect frameType = 9
 	frameVerdict frameType = 10
 
-	frameHeir frameType = 11
+	frameHeir    frameType = 11
+	frameDrained frameType = 12
 )
 
 // maxFrame is a told with the longest leader's name.
@@ -113,11 +117,9 @@ func (f frame) append(dst []byte) []byte {
 	case frameSuspect:
 		dst = appendString(u64(dst, f.nonce), f.node)
 	case frameVerdict:
-		dead := byte(0)
-		if f.known {
-			dead = 1
-		}
-		dst = append(u64(dst, f.nonce), dead)
+		dst = append(u64(dst, f.nonce), oneIf(f.known))
+	case frameDrained:
+		dst = append(dst, oneIf(f.known))
 	case frameTold:
 		known := byte(0)
 		switch {
@@ -131,6 +133,13 @@ func (f frame) append(dst []byte) []byte {
 	}
 	binary.LittleEndian.PutUint16(dst[start:], uint16(len(dst)-start-2))
 	return dst
+}
+
+func oneIf(yes bool) byte {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // readFrame reads one frame from r and takes no byte beyond it.
@@ -180,6 +189,11 @@ func decodeFrame(b []byte) (frame, error) {
 		dead := d.byte()
 		if f.known = dead == 1; dead > 1 {
 			return frame{}, malformed("verdict: dead is %d", dead)
+		}
+	case frameDrained:
+		yes := d.byte()
+		if f.known = yes == 1; yes > 1 {
+			return frame{}, malformed("drained: yes is %d", yes)
 		}
 	case frameTold:
 		f.nonce = d.uint64()

@@ -35,7 +35,7 @@ import (
 const (
 	helloMagic  = "RLPH"
 	answerMagic = "RLPA"
-	version     = 5
+	version     = 6
 
 	prefixSize = 4 + 1 + 2
 	maxString  = 255

@@ -25,6 +25,7 @@ type session struct {
 
 	marks     *box[markKey, Mark] // to be sent
 	pushes    *box[uint32, Push]  // to be sent, by group
+	drained   chan struct{}       // one token: whether we are is to be told
 	asking    chan struct{}       // a token for each question of ours under way
 	asks      chan frame          // to be sent
 	questions chan frame          // of the other end, not yet answered
@@ -43,7 +44,7 @@ type session struct {
 func (n *Network) newSession(p *peer, i instance, raw net.Conn, conn *tls.Conn) *session {
 	s := &session{
 		net: n, peer: p, instance: i, raw: raw, conn: conn, answered: make(chan struct{}, 1),
-		marks: newBox[markKey, Mark](), pushes: newBox[uint32, Push](), asking: make(chan struct{}, maxAsking), asks: make(chan frame, maxAsking),
+		marks: newBox[markKey, Mark](), pushes: newBox[uint32, Push](), drained: make(chan struct{}, 1), asking: make(chan struct{}, maxAsking), asks: make(chan frame, maxAsking),
 		questions: make(chan frame, maxQuestions), beats: newGatherer(), beatAnswers: newGatherer(), answers: make(map[uint64]chan frame),
 	}
 	s.ctx, s.cancel = context.WithCancel(n.ctx)
@@ -134,6 +135,9 @@ func (n *Network) dialLink(p *peer) (*session, error) {
 	p.out, p.info, p.clock, p.dead = s, a.info, clock{}, false
 	for _, m := range n.marks {
 		s.marks.put(markKey{group: m.Group}, m)
+	}
+	if n.drained {
+		s.tellDrained()
 	}
 	n.metrics.linksUp.Inc()
 	n.announce()
@@ -234,6 +238,8 @@ func (s *session) talk() {
 			s.sendBeats()
 		case <-s.beats.timer.C:
 			s.sendBeats()
+		case <-s.drained:
+			s.sendDrained()
 		case <-s.pushes.more:
 			s.sendPushes()
 		case <-s.marks.more:
@@ -294,6 +300,8 @@ func (s *session) read(alive frameType) error {
 			if s.net.cfg.OnPush != nil {
 				s.net.cfg.OnPush(s.peer.name, f.push)
 			}
+		case f.typ == frameDrained && !dialed:
+			s.peerDrained(f.known)
 		case f.typ == frameMark && !dialed:
 			s.marked(f.mark)
 		case (f.typ == frameAsk || f.typ == frameSuspect || f.typ == frameHeir) && !dialed:

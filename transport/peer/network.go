@@ -141,6 +141,7 @@ type Network struct {
 	layers  map[uint32]*layer      // open groups
 	marks   map[uint32]Mark        // the last one sent of each group
 	told    map[string]toldRefusal // by node or host: what was logged last about it
+	drained bool                   // this node is to lead nothing and to serve no clients
 }
 
 // peer is what a Network knows about another member.
@@ -158,7 +159,8 @@ type peer struct {
 	clock clock    // of the current or last link
 	dead  bool     // its port has refused us since
 
-	silent bool // nothing has come for too long
+	silent  bool // nothing has come for too long
+	drained bool // as it told on its link
 }
 
 // PeerStatus is what is known about another node.
@@ -167,6 +169,7 @@ type PeerStatus struct {
 	Alive    bool    // the link to it is up
 	Dead     bool    // it has ended, and that node's port refuses us: no process of it is left
 	Silent   bool    // nothing has come from that node for too long
+	Drained  bool    // that node is to lead nothing and to serve no clients
 	Info     []byte  // as it told when last linked
 	OffsetMs float64 // its clock minus ours, off by half of RTTMs at most
 	RTTMs    float64 // of the sample behind OffsetMs; 0: not measured yet
@@ -288,8 +291,8 @@ func (n *Network) Up(node string) bool {
 	return up
 }
 
-// Changed returns a channel that is closed when next a link goes up or down;
-// what its node tells (Info) changes only with it. Take the channel first,
+// Changed returns a channel that is closed when next a link goes up or down, or another
+// node is drained or no longer so; what its node tells (Info) changes only with it. Take the channel first,
 // look at the state, then wait.
 func (n *Network) Changed() <-chan struct{} {
 	n.mu.Lock()
@@ -341,7 +344,7 @@ func (n *Network) Status() []PeerStatus {
 	for _, p := range n.peers {
 		best := p.clock.best()
 		all = append(all, PeerStatus{
-			Node: p.name, Alive: p.out != nil, Dead: p.dead, Silent: p.silent, Info: bytes.Clone(p.info),
+			Node: p.name, Alive: p.out != nil, Dead: p.dead, Silent: p.silent, Drained: p.drained, Info: bytes.Clone(p.info),
 			OffsetMs: milliseconds(best.offset), RTTMs: milliseconds(best.rtt),
 		})
 	}

@@ -228,7 +228,7 @@ func TestGarbageOnThePort(t *testing.T) {
 		raw.(*net.TCPConn).CloseWrite()
 		end(raw)
 	}
-	for _, garbage := range []string{"garbage", "RLPH\x05\xff\xff", "RLPH\x05\x02\x00\x07\x07"} {
+	for _, garbage := range []string{"garbage", fmt.Sprintf("RLPH%c\xff\xff", version), fmt.Sprintf("RLPH%c\x02\x00\x07\x07", version)} {
 		conn := c.call("n1", cert)
 		_, err := io.WriteString(conn, garbage)
 		must(t, err)
