@@ -199,6 +199,9 @@ func (s *Server) join(c *conn) {
 	if s.away {
 		s.sendAway(c)
 	}
+	if s.stops() {
+		s.sendOff(c)
+	}
 }
 
 func (s *Server) leave(c *conn) {
@@ -208,11 +211,24 @@ func (s *Server) leave(c *conn) {
 }
 
 // sendAway asks c to leave, at some moment within cfg.Leave: not all clients at once,
-// for others have to take them. What is left of its subscriptions then ends in half
-// as long again.
+// for others have to take them.
 func (s *Server) sendAway(c *conn) {
 	c.control.put(&wire.GoAway{Delay: uint64(s.cfg.Leave.Milliseconds())})
+}
+
+// sendOff ends what is left of c's subscriptions when c has had time to leave.
+func (s *Server) sendOff(c *conn) {
 	time.AfterFunc(s.cfg.Leave+rand.N(s.cfg.Leave/2+1), c.delivery.drain)
+}
+
+// stops tells whether Drain has been called.
+func (s *Server) stops() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *Server) checkToken(token string) bool {
@@ -231,7 +247,7 @@ func leaderOf(p *partition.Partition) string {
 }
 
 // SetAway asks those clients to leave who are here, and all that come until it is
-// called with false. They are served until they go.
+// called with false. They are served until they go: not all have another node to go to.
 func (s *Server) SetAway(away bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -252,10 +268,12 @@ func (s *Server) Drain() {
 	s.SetAway(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.draining:
-	default:
-		close(s.draining)
+	if s.stops() {
+		return
+	}
+	close(s.draining)
+	for c := range s.conns {
+		s.sendOff(c)
 	}
 }
 

@@ -55,7 +55,7 @@ func (f *fakeNode) Transfer(_ context.Context, partition int, to string) error {
 }
 
 func (f *fakeNode) Drain(context.Context) error { return f.drain() }
-func (f *fakeNode) Undrain()                    { f.drain = nil }
+func (f *fakeNode) Undrain() error              { f.drain = nil; return nil }
 
 func (f *fakeNode) setLeader(leader string, term uint64) {
 	f.mu.Lock()

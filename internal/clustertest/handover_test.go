@@ -12,6 +12,7 @@ import (
 
 	"github.com/roomlog/roomlog/internal/node"
 	"github.com/roomlog/roomlog/transport/admin"
+	"github.com/roomlog/roomlog/transport/wire"
 )
 
 // terms are those of all partitions with their leaders, as one node sees them.
@@ -101,27 +102,33 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	third := c.Leader(room)
-	give := func(to string) {
+	conflict := func(what string, err error) {
 		t.Helper()
-		c.Until(to+" is given a partition", func() bool { return c.Node(third).Transfer(ctx, 0, to) == nil })
+		if !errors.Is(err, admin.ErrConflict) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
-	give(drained)
-	c.Until("it gives back what it was given", func() bool {
-		return c.Node(drained).Node().Leaders == 0 && c.Node(third).Node().Leaders == 4
+	conflict("a drained node was given a partition", c.Node(third).Transfer(ctx, 0, drained))
+
+	// Where all are drained they lead and serve as ever, and give back what they lead as
+	// soon as another node is there.
+	c.Stop(third)
+	c.Until("somebody leads, though drained", func() bool { return c.Leader(room) != "" })
+	await(200)
+	conflict("who has only a drained node beside it was drained", c.Node(second).Drain(ctx))
+	c.Run(third)
+	c.Until("the node that is not drained leads all", func() bool {
+		return c.Node(third).Node().Leaders == 4 && c.Node(drained).Node().Leaders == 0
 	})
-	c.Node(second).Undrain()
-	give(second)
+	c.must(c.Node(second).Undrain())
+	c.Until(second+" is given a partition", func() bool { return c.Node(third).Transfer(ctx, 0, second) == nil })
 	c.Until("it may lead again", func() bool { return c.Node(second).Node().Leaders == 1 })
 
 	c.Kill(second)
 	c.Stop(third)
 	c.Until("it is alone", func() bool { return linked(c, drained) == 0 })
-	if err := c.Node(drained).Drain(ctx); !errors.Is(err, admin.ErrConflict) {
-		t.Errorf("the last node was drained: %v", err)
-	}
+	conflict("the last node was drained", c.Node(drained).Drain(ctx))
 	c.Run(second)
-	c.Node(second).Drain(ctx) // may find the other one not yet there
-	c.Until("somebody leads, though drained", func() bool { return c.Leader(room) != "" })
 	await(200)
 	p.Halt()
 	c.must(p.Wait())
@@ -244,5 +251,44 @@ func TestFiveVoters(t *testing.T) {
 	}
 	if took := time.Since(began); took > heartbeat/2 {
 		t.Errorf("others led %v after %s was killed, as if heartbeats had been missed", took, killed)
+	}
+}
+
+// A drained node goes on to serve a client that has nowhere else to go; a node that
+// stops sends it away. Who stops does not drain, nor take that back.
+func TestDrainedServesWhoStays(t *testing.T) {
+	t.Parallel()
+	c := Start(t, 3, 4, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	drained := c.Names()[0]
+	reader := c.DialRaw(drained).Open(&wire.Subscribe{Room: "lobby", Next: 1})
+	reader.Expect(wire.TypeSubscribed)
+	c.must(c.Node(drained).Drain(ctx))
+	publisher := c.Client("p", c.Names()[1])
+	every := time.NewTicker(20 * time.Millisecond)
+	defer every.Stop()
+	for range 30 { // longer than clients have to leave
+		<-every.C
+		_, err := publisher.Publish(ctx, "lobby", []byte("x"))
+		c.must(err)
+		reader.Expect(wire.TypeDeliver)
+	}
+	n := c.Node(drained)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		c.Stop(drained)
+	}()
+	reader.Expect(wire.TypeRedirect)
+	if !errors.Is(n.Undrain(), admin.ErrConflict) {
+		t.Error("a node that stops is no longer drained")
+	}
+	<-stopped
+	if err := n.Undrain(); !errors.Is(err, admin.ErrConflict) {
+		t.Errorf("a node that has stopped is no longer drained: %v", err)
+	}
+	if err := n.Drain(ctx); !errors.Is(err, admin.ErrConflict) {
+		t.Errorf("a node that has stopped was drained: %v", err)
 	}
 }

@@ -42,13 +42,13 @@ func (n *Node) watchClock() {
 }
 
 func (n *Node) handOverTo(to string) {
-	ctx, cancel := context.WithTimeout(n.ctx, handOver)
+	ctx, cancel := context.WithTimeout(n.staying, handOver)
 	defer cancel()
 	for _, p := range n.partitions {
 		if !p.Group().Leading() {
 			continue
 		}
-		if err := n.handPartitionOver(ctx, p, to); err != nil {
+		if err := n.handPartitionOver(ctx, p, to, true); err != nil {
 			n.log.Warn("leadership was not handed over", "partition", p.ID(), "err", err)
 		}
 	}

@@ -42,6 +42,7 @@ func (n *Node) watchCluster() {
 		select {
 		case <-n.leaderEvents:
 		case <-changed:
+		case <-n.drainedAgain():
 		case <-n.ctx.Done():
 			return
 		}

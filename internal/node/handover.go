@@ -19,6 +19,7 @@ import (
 // once they would wait for each other's handshakes and disk writes.
 const (
 	handOver  = time.Second            // for all leaderships of a node
+	keepEvery = time.Second            // a drained node tries again to give away what it leads
 	headStart = 60 * time.Millisecond  // clients know of the stop before leadership moves
 	leave     = 200 * time.Millisecond // within which clients go by themselves
 	leaveAll  = leave + leave/2        // within which the last one has gone
@@ -29,12 +30,12 @@ const (
 	maxBehind    = 256                    // entries that a successor's log may lack
 )
 
-// handOver gives every leadership of this node to other voters. If no other will do,
-// those are taken that are being drained, but only if the node is to stop.
-func (n *Node) handOver(stops bool) {
+// handOver gives every leadership of this node to other voters, until ctx ends. If no
+// other will do, those are taken that are being drained, but only if the node is to stop.
+func (n *Node) handOver(ctx context.Context, stops bool) {
 	n.handing.Lock()
 	defer n.handing.Unlock()
-	ctx, cancel := context.WithTimeout(n.ctx, handOver)
+	ctx, cancel := context.WithTimeout(ctx, handOver)
 	defer cancel()
 	led := n.led()
 	heirs := n.heirs()
@@ -54,19 +55,19 @@ func (n *Node) handOver(stops bool) {
 		}
 		moving.Go(func() {
 			defer func() { <-slots }()
-			if err := n.handPartitionOver(ctx, p, to); err != nil {
+			if err := n.handPartitionOver(ctx, p, to, stops); err != nil {
 				n.log.Info("leadership was not handed over", "partition", p.ID(), "to", to, "err", err)
 			}
 		})
 	}
 }
 
-// handPartitionOver hands a partition over when the heir is ready. If that fails it
-// tries again with whoever raft finds.
-func (n *Node) handPartitionOver(ctx context.Context, p *partition.Partition, to string) error {
+// handPartitionOver hands a partition over when the heir is ready. If that fails and
+// the node is to stop it tries again with whoever raft finds, drained or not.
+func (n *Node) handPartitionOver(ctx context.Context, p *partition.Partition, to string, stops bool) error {
 	n.prepare(ctx, to, p.ID())
 	err := p.HandOver(ctx, to)
-	if err != nil && p.Group().Leading() && ctx.Err() == nil {
+	if err != nil && stops && p.Group().Leading() && ctx.Err() == nil {
 		err = p.HandOver(ctx, "")
 	}
 	return err
@@ -157,11 +158,37 @@ func (n *Node) askState(ctx context.Context, name string, id int) (peer.State, e
 }
 
 // anotherVoter tells whether another voter is alive that could lead, and anotherNode
-// whether another node is that could serve clients.
-func (n *Node) anotherVoter() bool { return len(n.heirs()) > 0 }
+// whether another node is that could serve clients: who is drained does neither.
+func (n *Node) anotherVoter() bool {
+	voters := n.cfg.Voters()
+	return n.another(func(p peer.PeerStatus) bool { return !p.Drained && slices.Contains(voters, p.Node) })
+}
 
 func (n *Node) anotherNode() bool {
-	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive })
+	return n.another(func(p peer.PeerStatus) bool { return !p.Drained })
+}
+
+// another tells whether another node is alive that is such a one.
+func (n *Node) another(such func(peer.PeerStatus) bool) bool {
+	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Alive && such(p) })
+}
+
+// errStops: what was asked for is no longer possible.
+var errStops = fmt.Errorf("%w: the node stops", admin.ErrConflict)
+
+// setDraining has the node keep clients and leaderships off, or not, unless it stops.
+func (n *Node) setDraining(draining bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.staying.Err() != nil {
+		return errStops
+	}
+	if n.draining.Swap(draining) != draining {
+		n.log.Info("the node is to have no leaderships and no clients", "draining", draining)
+	}
+	n.network.SetDrained(draining)
+	n.clients.SetAway(draining && n.anotherNode())
+	return nil
 }
 
 // Drain hands the node's leaderships over and sends its clients elsewhere; until
@@ -169,47 +196,75 @@ func (n *Node) anotherNode() bool {
 // the node leads nothing, or ctx's error with what it still leads.
 func (n *Node) Drain(ctx context.Context) error {
 	if !n.anotherVoter() {
-		return fmt.Errorf("%w: no other voter is alive that could take over from %s", admin.ErrConflict, n.cfg.Name)
+		return fmt.Errorf("%w: no other voter is alive and not drained that could take over from %s", admin.ErrConflict, n.cfg.Name)
 	}
-	if !n.draining.Swap(true) {
-		n.log.Info("draining: leaderships and clients go to other nodes")
+	if err := n.setDraining(true); err != nil {
+		return err
 	}
 	again := time.NewTicker(headStart)
 	defer again.Stop()
-	n.clients.SetAway(n.anotherNode())
 	for {
 		select {
 		case <-again.C: // the first one, too: clients have a head start
 		case <-ctx.Done():
 			return fmt.Errorf("%s still leads %d partitions and goes on handing them over: %w", n.cfg.Name, len(n.led()), ctx.Err())
-		case <-n.ctx.Done():
-			return errors.New("the node stops")
+		case <-n.staying.Done():
+			return errStops
 		}
-		if n.handOver(false); len(n.led()) == 0 {
+		if n.handOver(n.staying, false); len(n.led()) == 0 {
 			return nil
 		}
 	}
 }
 
 // Undrain takes Drain back. Leaderships do not come back by themselves.
-func (n *Node) Undrain() {
-	if n.draining.Swap(false) {
-		n.log.Info("no longer draining")
-	}
-	n.clients.SetAway(false)
-}
+func (n *Node) Undrain() error { return n.setDraining(false) }
 
-// keepDrained does for a drained node what is due when a leader or a link has changed.
+// keepDrained does for a drained node what is due when a leader or a link has changed,
+// and from time to time.
 func (n *Node) keepDrained() {
-	if !n.draining.Load() {
-		return
+	n.mu.Lock()
+	draining := n.draining.Load() && n.staying.Err() == nil
+	if draining {
+		n.clients.SetAway(n.anotherNode())
 	}
-	n.clients.SetAway(n.anotherNode())
-	if len(n.led()) == 0 || !n.anotherVoter() || !n.keeping.CompareAndSwap(false, true) {
+	n.mu.Unlock()
+	if !draining || len(n.led()) == 0 || !n.anotherVoter() || !n.keeping.CompareAndSwap(false, true) {
 		return
 	}
 	n.tasks.Go(func() {
 		defer n.keeping.Store(false)
-		n.handOver(false)
+		n.handOver(n.staying, false)
 	})
+}
+
+// drainedAgain returns what tells that it is time to look again whether a drained node
+// leads something: nothing need change when a hand-over fails. nil: there is no need.
+func (n *Node) drainedAgain() <-chan time.Time {
+	if !n.draining.Load() || len(n.led()) == 0 {
+		return nil
+	}
+	return time.After(keepEvery)
+}
+
+// leave gives away what other nodes can take: leaderships and clients. It ends all
+// that a drain has begun.
+func (n *Node) leave() {
+	n.mu.Lock()
+	n.stay()
+	n.draining.Store(true) // the others give us nothing
+	n.network.SetDrained(true)
+	n.mu.Unlock()
+	gone := time.After(leaveAll)
+	ctx, cancel := context.WithTimeout(n.ctx, headStart+handOver)
+	defer cancel()
+	n.clients.Drain()
+	if len(n.heirs()) > 0 {
+		n.pause(time.After(headStart))
+		n.handOver(ctx, true)
+	}
+	if n.another(func(peer.PeerStatus) bool { return true }) { // one that is drained takes clients now
+		n.pause(gone)
+	}
+	n.handOver(ctx, true) // what has come to this node meanwhile
 }

@@ -124,9 +124,12 @@ type Node struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	draining atomic.Bool // it is to lead nothing and have no clients
-	keeping  atomic.Bool // keepDrained's hand-over is under way
-	handing  sync.Mutex  // held by handOver
+	staying  context.Context // ends before ctx: the node gives away what it has, and then stops
+	stay     func()          // ends it
+	mu       sync.Mutex      // held while what follows changes, and is told
+	draining atomic.Bool     // it is to lead nothing and have no clients
+	keeping  atomic.Bool     // keepDrained's hand-over is under way
+	handing  sync.Mutex      // held by handOver
 
 	deaths *deaths // of other nodes
 
@@ -154,6 +157,7 @@ func Open(cfg Config) (*Node, error) {
 		leaderEvents: make(chan struct{}, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.staying, n.stay = context.WithCancel(n.ctx)
 	if err := n.open(); err != nil {
 		n.cancel()
 		n.tasks.Wait()
@@ -330,25 +334,9 @@ func (n *Node) Close() error {
 		n.cancel()
 		n.stopErr = errors.Join(n.clients.Close(), n.http.Close())
 		n.tasks.Wait()
-		n.clients, n.http = nil, nil
 		n.stopErr = errors.Join(n.stopErr, n.closeAll())
 	})
 	return n.stopErr
-}
-
-// leave gives away what other nodes can take: leaderships and clients.
-func (n *Node) leave() {
-	n.draining.Store(true) // the others give us nothing
-	gone := time.After(leaveAll)
-	n.clients.Drain()
-	if n.anotherVoter() {
-		n.pause(time.After(headStart))
-		n.handOver(true)
-	}
-	if n.anotherNode() {
-		n.pause(gone)
-	}
-	n.handOver(true) // what has come to this node meanwhile
 }
 
 // pause waits, unless the node fails.
@@ -368,7 +356,6 @@ func (n *Node) Kill() {
 		n.network.Close()
 		n.http.Close()
 		n.tasks.Wait()
-		n.clients, n.http = nil, nil
 		n.stopErr = n.closeAll()
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/roomlog/roomlog/partition"
 	"github.com/roomlog/roomlog/raftlog"
 	"github.com/roomlog/roomlog/transport/admin"
+	"github.com/roomlog/roomlog/transport/peer"
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
@@ -128,10 +129,16 @@ func (n *Node) Transfer(ctx context.Context, id int, to string) error {
 	if !n.network.Up(to) {
 		return fmt.Errorf("node %s is not reachable from the leader %s", to, n.cfg.Name)
 	}
+	if n.another(func(p peer.PeerStatus) bool { return p.Node == to && p.Drained }) {
+		return fmt.Errorf("%w: %s is being drained and would give partition %d back", admin.ErrConflict, to, id)
+	}
 	n.prepare(ctx, to, id)
 	err := n.partitions[id].HandOver(ctx, to)
-	if leader, _ := g.Leader(); errors.Is(err, raftlog.ErrNotLeader) {
+	switch leader, _ := g.Leader(); {
+	case errors.Is(err, raftlog.ErrNotLeader):
 		return &admin.NotLeaderError{Leader: leader}
+	case errors.Is(err, raftlog.ErrTransferring):
+		return fmt.Errorf("%w: %w", admin.ErrConflict, err)
 	}
 	return err
 }

@@ -315,7 +315,10 @@ func (h *handler) drain(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) undrain(w http.ResponseWriter, r *http.Request) {
-	h.source.Undrain()
+	if err := h.source.Undrain(); err != nil {
+		h.failTransfer(w, err)
+		return
+	}
 	h.logger.Info("draining was taken back", "by", r.RemoteAddr)
 	h.answer(w, http.StatusOK, Drained{Node: h.name()})
 }

@@ -64,7 +64,7 @@ func (f *fakeNode) Drain(ctx context.Context) error {
 	return f.drained
 }
 
-func (f *fakeNode) Undrain() { f.undrains++ }
+func (f *fakeNode) Undrain() error { f.undrains++; return nil }
 
 func handlerOf(source Source, token string) http.Handler {
 	registry := prometheus.NewRegistry()

@@ -30,7 +30,8 @@ type Source interface {
 	// both off until Undrain. It returns when the node leads nothing. Errors: one
 	// that wraps ErrConflict if no other node can take over, ctx's.
 	Drain(ctx context.Context) error
-	Undrain()
+	// Undrain takes that back, unless the node stops: an error that wraps ErrConflict.
+	Undrain() error
 }
 
 // ErrNotFound: there is no such partition or node; wrap it in an error that
