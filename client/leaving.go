@@ -64,8 +64,9 @@ func (n *node) welcome() { n.aways, n.awayUntil = 0, time.Time{} }
 func (c *conn) leave(within time.Duration) {
 	at := time.NewTimer(rand.N(within + 1))
 	defer at.Stop()
+	early := within / 2 // a handshake takes a processor: not those of all clients at once
 	for wait := firstLook; ; wait = min(2*wait, maxLook) {
-		c.router.prepare(c, within)
+		c.router.prepare(c, within, early)
 		select {
 		case <-at.C:
 		case <-c.quic.Context().Done():
@@ -78,7 +79,7 @@ func (c *conn) leave(within time.Duration) {
 				return
 			}
 		}
-		within = minAway
+		within, early = minAway, 0
 		at.Reset(wait/2 + rand.N(wait))
 	}
 }
@@ -124,12 +125,12 @@ func (r *router) retire(c *conn) bool {
 
 // prepare connects to other nodes before that of c is gone, unless there are
 // connections: to one for readers, to two for publishes, whose next leader may be
-// any. It begins at a random moment, early within the time that there is, and returns
-// when it has succeeded or that time is over.
-func (r *router) prepare(c *conn, within time.Duration) {
+// any. It begins at a random moment of the early time, and returns when it has
+// succeeded or the time is over.
+func (r *router) prepare(c *conn, within, early time.Duration) {
 	ctx, cancel := context.WithTimeout(r.c.ctx, within)
 	defer cancel()
-	if r.c.pause(ctx, rand.N(within/16+1)) != nil {
+	if r.c.pause(ctx, rand.N(early+1)) != nil {
 		return
 	}
 	for _, d := range r.others(c) {

@@ -144,3 +144,25 @@ func TestAwayFor(t *testing.T) {
 		}
 	}
 }
+
+// The clients of a node that stops do not all begin their handshakes elsewhere at once,
+// but within half of the time that they have.
+func TestPrepareIsSpread(t *testing.T) {
+	f := startFake(t, 2, 1)
+	const clients = 12
+	for range clients {
+		f.dial(t)
+	}
+	f.nodes[1].full.set(0)
+	f.nodes[0].push(&wire.GoAway{Delay: 1000})
+	for range clients {
+		f.await(t, "welcome n2")
+	}
+	var all time.Duration
+	for _, pause := range f.nodes[1].full.pauses() {
+		all += pause
+	}
+	if all < 150*time.Millisecond {
+		t.Errorf("%d clients connected within %v", clients, all)
+	}
+}

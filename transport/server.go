@@ -26,7 +26,7 @@ type Config struct {
 	Socket   net.PacketConn // from Bind; the Server closes it
 	Cert     tls.Certificate
 	ResetKey [32]byte      // fixed per node, so that a restarted node can reset old connections
-	Leave    time.Duration // how long clients have to go by themselves when the node stops
+	Leave    time.Duration // how long clients have at least to go by themselves, if there are few
 	Token    string        // what a client must show; "" lets everybody in
 
 	// Spacing is the most that the flushes of a connection are apart while there is
@@ -52,7 +52,9 @@ const (
 	maxSubscriptions = 1024 // per connection
 	otherStreams     = 16   // control, publish, queries
 	helloTimeout     = 5 * time.Second
-	idleTimeout      = 45 * time.Second // a client pings every 15 s
+	leavePerClient   = 10 * time.Millisecond // two handshakes elsewhere, and no processor busy with them alone
+	maxLeave         = time.Second           // however many clients have to go
+	idleTimeout      = 45 * time.Second      // a client pings every 15 s
 )
 
 // Server accepts clients. Its methods are safe for concurrent use.
@@ -77,6 +79,7 @@ type Server struct {
 	mapVersion int
 	conns      map[*conn]struct{} // that have said hello
 	away       bool               // clients are asked to leave
+	leaveIn    time.Duration      // within which they are to
 }
 
 // Bind takes the address, host:port, for a Server.
@@ -210,15 +213,15 @@ func (s *Server) leave(c *conn) {
 	delete(s.conns, c)
 }
 
-// sendAway asks c to leave, at some moment within cfg.Leave: not all clients at once,
-// for others have to take them.
+// sendAway asks c to leave, at some moment within leaveIn: not all clients at once, for
+// others have to take them.
 func (s *Server) sendAway(c *conn) {
-	c.control.put(&wire.GoAway{Delay: uint64(s.cfg.Leave.Milliseconds())})
+	c.control.put(&wire.GoAway{Delay: uint64(s.leaveIn.Milliseconds())})
 }
 
 // sendOff ends what is left of c's subscriptions when c has had time to leave.
 func (s *Server) sendOff(c *conn) {
-	time.AfterFunc(s.cfg.Leave+rand.N(s.cfg.Leave/2+1), c.delivery.drain)
+	time.AfterFunc(s.leaveIn+rand.N(s.leaveIn/2+1), c.delivery.drain)
 }
 
 // stops tells whether Drain has been called.
@@ -248,33 +251,38 @@ func leaderOf(p *partition.Partition) string {
 
 // SetAway asks those clients to leave who are here, and all that come until it is
 // called with false. They are served until they go: not all have another node to go to.
-func (s *Server) SetAway(away bool) {
+// It returns within what time they are to go; in the first half they get ready.
+func (s *Server) SetAway(away bool) (leaveIn time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away == away {
-		return
+		return s.leaveIn
 	}
 	s.away = away
+	s.leaveIn = max(s.cfg.Leave, min(time.Duration(len(s.conns))*leavePerClient, maxLeave))
 	for c := range s.conns {
 		if away {
 			s.sendAway(c)
 		}
 	}
+	return s.leaveIn
 }
 
-// Drain takes no more clients and asks those who are here to leave.
-func (s *Server) Drain() {
+// Drain takes no more clients and asks those who are here to leave, within the time
+// that it returns. In half as long again the last one is sent off.
+func (s *Server) Drain() (leaveIn time.Duration) {
 	s.listener.Close()
-	s.SetAway(true)
+	leaveIn = s.SetAway(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stops() {
-		return
+		return leaveIn
 	}
 	close(s.draining)
 	for c := range s.conns {
 		s.sendOff(c)
 	}
+	return leaveIn
 }
 
 // Close ends all connections with CodeGoingAway and returns when the last

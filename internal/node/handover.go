@@ -14,15 +14,15 @@ import (
 )
 
 // A planned stop gives leadership away before anything else ends. Clients are told
-// a moment earlier, so that who publishes here is connected elsewhere by then. A
+// earlier, so that who publishes here is connected elsewhere by then: in half of the
+// time that they have to leave, and headStart. A
 // partition pauses while its own leadership moves, so few move at a time: all at
 // once they would wait for each other's handshakes and disk writes.
 const (
 	handOver  = time.Second            // for all leaderships of a node
 	keepEvery = time.Second            // a drained node tries again to give away what it leads
-	headStart = 60 * time.Millisecond  // clients know of the stop before leadership moves
-	leave     = 200 * time.Millisecond // within which clients go by themselves
-	leaveAll  = leave + leave/2        // within which the last one has gone
+	headStart = 60 * time.Millisecond  // for the last client's handshakes
+	leave     = 200 * time.Millisecond // within which few clients go by themselves
 
 	handsAtOnce  = 2                      // partitions that move, or a sixteenth of them if that is more
 	successorAsk = 50 * time.Millisecond  // for a voter to say how far its log goes
@@ -177,18 +177,19 @@ func (n *Node) another(such func(peer.PeerStatus) bool) bool {
 var errStops = fmt.Errorf("%w: the node stops", admin.ErrConflict)
 
 // setDraining has the node keep clients and leaderships off, or not, unless it stops.
-func (n *Node) setDraining(draining bool) error {
+// It returns when clients are ready for leaderships to move.
+func (n *Node) setDraining(draining bool) (ready <-chan time.Time, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.staying.Err() != nil {
-		return errStops
+		return nil, errStops
 	}
 	if n.draining.Swap(draining) != draining {
 		n.log.Info("the node is to have no leaderships and no clients", "draining", draining)
 	}
 	n.network.SetDrained(draining)
-	n.clients.SetAway(draining && n.anotherNode())
-	return nil
+	leaveIn := n.clients.SetAway(draining && n.anotherNode())
+	return time.After(leaveIn/2 + headStart), nil
 }
 
 // Drain hands the node's leaderships over and sends its clients elsewhere; until
@@ -198,14 +199,13 @@ func (n *Node) Drain(ctx context.Context) error {
 	if !n.anotherVoter() {
 		return fmt.Errorf("%w: no other voter is alive and not drained that could take over from %s", admin.ErrConflict, n.cfg.Name)
 	}
-	if err := n.setDraining(true); err != nil {
+	again, err := n.setDraining(true)
+	if err != nil {
 		return err
 	}
-	again := time.NewTicker(headStart)
-	defer again.Stop()
 	for {
 		select {
-		case <-again.C: // the first one, too: clients have a head start
+		case <-again:
 		case <-ctx.Done():
 			return fmt.Errorf("%s still leads %d partitions and goes on handing them over: %w", n.cfg.Name, len(n.led()), ctx.Err())
 		case <-n.staying.Done():
@@ -214,11 +214,15 @@ func (n *Node) Drain(ctx context.Context) error {
 		if n.handOver(n.staying, false); len(n.led()) == 0 {
 			return nil
 		}
+		again = time.After(headStart)
 	}
 }
 
 // Undrain takes Drain back. Leaderships do not come back by themselves.
-func (n *Node) Undrain() error { return n.setDraining(false) }
+func (n *Node) Undrain() error {
+	_, err := n.setDraining(false)
+	return err
+}
 
 // keepDrained does for a drained node what is due when a leader or a link has changed,
 // and from time to time.
@@ -255,12 +259,12 @@ func (n *Node) leave() {
 	n.draining.Store(true) // the others give us nothing
 	n.network.SetDrained(true)
 	n.mu.Unlock()
-	gone := time.After(leaveAll)
-	ctx, cancel := context.WithTimeout(n.ctx, headStart+handOver)
+	leaveIn := n.clients.Drain()
+	ready, gone := time.After(leaveIn/2+headStart), time.After(leaveIn+leaveIn/2)
+	ctx, cancel := context.WithTimeout(n.ctx, leaveIn/2+headStart+handOver)
 	defer cancel()
-	n.clients.Drain()
 	if len(n.heirs()) > 0 {
-		n.pause(time.After(headStart))
+		n.pause(ready)
 		n.handOver(ctx, true)
 	}
 	if n.another(func(peer.PeerStatus) bool { return true }) { // one that is drained takes clients now
