@@ -150,6 +150,10 @@ func TestNodeDrain(t *testing.T) {
 			t.Errorf("drain %s: %q, want %q", tt.node, got.stderr, tt.want)
 		}
 	}
+	n2.drain = func() error { return fmt.Errorf("n2 still leads 3 partitions: %w", context.DeadlineExceeded) }
+	if got := ask(t, nodes, 1, "node", "drain", "n2", "--timeout", "100ms"); !strings.Contains(got.stderr, "the node may go on draining") {
+		t.Errorf("given up: %q", got.stderr)
+	}
 }
 
 func TestNobodyAnswers(t *testing.T) {

@@ -93,7 +93,10 @@ func (c *cluster) drain(ctx context.Context, node string, drain bool) (v admin.D
 		if errors.As(err, &failed) && failed.status == http.StatusGatewayTimeout && ctx.Err() == nil {
 			continue // it has been at it for as long as one answer may take
 		}
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil && drain:
+			return v, fmt.Errorf("drain %s: %w; the node may go on draining: roomlog node list tells, roomlog node drain %s --undo takes it back", node, err, node)
+		case err != nil:
 			return v, fmt.Errorf("drain %s: %w", node, err)
 		}
 		return v, nil
