@@ -113,9 +113,11 @@ func TestHandshakeIsSlow(t *testing.T) {
 		} {
 			step.do()
 			synctest.Wait()
+			a.mu.Lock()
 			if a.underWay != step.want {
 				t.Errorf("%s: %d are under way, want %d", step.what, a.underWay, step.want)
 			}
+			a.mu.Unlock()
 		}
 	})
 }
