@@ -19,7 +19,7 @@ func newBenchStorm(a *app) *cobra.Command {
 		Short: "How soon thousands of clients are back when their node fails, and what others notice",
 		Long: `Connect subscribers, each over a connection of its own, to one node, which then
 fails: all of them come to the other two at once. A client has resumed when it has
-the first message that was published after the fault. Bystanders are subscribers
+the first message that was published after the node had ended. Bystanders are subscribers
 and a publisher on the other nodes: their latencies, from when a message was due,
 before the fault and until the last client has resumed. All that was published must
 have been received, once and in order.
@@ -69,6 +69,7 @@ Faults: kill (kill -9), drain (the node is told to stop).`,
 func printStorm(w io.Writer, r *bench.StormReport) {
 	fmt.Fprintf(w, "%s of the node of %d subscribers\n", r.Fault, r.Clients)
 	fmt.Fprintf(w, "%-24s p50 %.0f, p99 %.0f, max %.0f ms; %d never did\n", "resumed", r.Resumed50, r.Resumed99, r.ResumedMax, r.Unresumed)
+	fmt.Fprintf(w, "%-24s p50 %.0f, p99 %.0f, max %.0f ms; the node had ended after %.0f ms\n", "longest silence", r.Silence50, r.Silence99, r.SilenceMax, r.Ended)
 	fmt.Fprintf(w, "%-24s p50 %.1f, p99 %.1f ms before; p50 %.1f, p99 %.1f ms until then\n", "bystanders' messages",
 		r.P50Before, r.P99Before, r.P50During, r.P99During)
 	fmt.Fprintf(w, "%-24s %d admitted, %d refused\n", "handshakes", r.Admitted, r.Refused)

@@ -339,6 +339,23 @@ func (s *speaker) say(ctx context.Context, r *room, due time.Duration, mark uint
 	return nil
 }
 
+// errStuck: a publisher gets no acks. It is no errSilence: then messages would be missing.
+var errStuck = fmt.Errorf("what was published has no ack after %v", patience)
+
+type flusher interface{ Flush(context.Context) error }
+
+// flush returns when all that c has published is acked, or with errStuck: a partition
+// may have no leader.
+func flush(ctx context.Context, c flusher) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errStuck)
+	defer cancel()
+	err := c.Flush(ctx)
+	if err != nil && context.Cause(ctx) == errStuck {
+		return errStuck
+	}
+	return err
+}
+
 // publish puts the round's mark into every room and returns when all that was
 // published is acked.
 func (s *speaker) publish(ctx context.Context, a *audience, r *round) error {
@@ -347,7 +364,7 @@ func (s *speaker) publish(ctx context.Context, a *audience, r *round) error {
 			return err
 		}
 	}
-	if err := s.client.Flush(ctx); err != nil {
+	if err := flush(ctx, s.client); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
 	return nil

@@ -86,7 +86,7 @@ func (k *talker) greet(ctx context.Context) error {
 }
 
 func (k *talker) flush(ctx context.Context) error {
-	if err := k.client.Flush(ctx); err != nil {
+	if err := flush(ctx, k.client); err != nil {
 		return fmt.Errorf("publish to %s: %w", k.flows[0].name, err)
 	}
 	return nil

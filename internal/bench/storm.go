@@ -21,10 +21,14 @@ type StormReport struct {
 	Bystanders int     `json:"bystanders"`      // subscribers on other nodes
 	Aside      float64 `json:"bystanders_rate"` // messages a second, over the rooms that they follow
 
-	Resumed50  float64 `json:"resumed_50_ms"` // from the fault until a client of the node has the first message published after it
+	Resumed50  float64 `json:"resumed_50_ms"` // from the fault until a client of the node has the first message published after the node had ended
 	Resumed99  float64 `json:"resumed_99_ms"`
 	ResumedMax float64 `json:"resumed_max_ms"`
-	Unresumed  int     `json:"unresumed"` // clients that have never got one
+	Unresumed  int     `json:"unresumed"`     // clients that have never got one
+	Ended      float64 `json:"ended_ms"`      // from the fault until the process has ended: a draining node takes its time
+	Silence50  float64 `json:"silence_50_ms"` // the longest that a client had no message, from the fault until it resumed
+	Silence99  float64 `json:"silence_99_ms"`
+	SilenceMax float64 `json:"silence_max_ms"`
 
 	P50Before float64 `json:"bystander_p50_before_ms"` // from when a message was due to a subscriber elsewhere
 	P99Before float64 `json:"bystander_p99_before_ms"`
@@ -55,8 +59,7 @@ func RunStorm(ctx context.Context, t *Target, s Settings, bystanders int, fault 
 	}
 	s.describe(t, 0, stormBefore)
 	r := &StormReport{Settings: s, Fault: fault, Bystanders: bystanders, Aside: bystanderRate}
-	w := &storm{target: t, report: r, failed: make(chan error, 1), resumed: make([]time.Duration, s.Clients), all: make(chan struct{})}
-	w.choose()
+	w := newStorm(t, r)
 	defer w.close()
 	if err := w.gather(ctx, progress); err != nil {
 		return nil, err
@@ -72,24 +75,35 @@ type storm struct {
 	victim string
 
 	crowd, aside *load
-	talking      sync.WaitGroup
-	stop         func()     // ends the talk
-	failed       chan error // the first one's
+	talking      chan struct{} // closed when the talk has ended
+	stop         func()        // ends the talk
+	abandon      func()        // and what of it has not been sent yet
+	failed       chan error    // the first one's
 
 	failedAt atomic.Int64 // of the crowd's clock, 0: not yet
+	endedAt  atomic.Int64 // when the process was gone, likewise
 	mu       sync.Mutex
-	resumed  []time.Duration // by subscriber, 0: not yet
-	awaited  int
+	refugees []refugee     // by subscriber
+	awaited  int           // that have not resumed
 	all      chan struct{} // closed when awaited falls to 0
 	before   recorder
 	during   recorder
 }
 
-// choose decides which node fails.
-func (w *storm) choose() {
-	w.victim = w.target.nodes[0].Name
-	w.left = w.target.nodes[1:]
-	w.awaited = w.report.Clients
+// refugee is a subscriber of the node that fails.
+type refugee struct {
+	heard   time.Duration // the last message
+	silence time.Duration // the longest, from the fault on
+	resumed time.Duration // 0: not yet
+}
+
+// newStorm decides which node fails.
+func newStorm(t *Target, r *StormReport) *storm {
+	return &storm{
+		target: t, report: r, victim: t.nodes[0].Name, left: t.nodes[1:],
+		failed:   make(chan error, 1),
+		refugees: make([]refugee, r.Clients), awaited: r.Clients, all: make(chan struct{}),
+	}
 }
 
 // gather connects everybody and returns when each subscriber has had a message.
@@ -138,10 +152,10 @@ func (w *storm) assemble(ctx context.Context, rooms []*room, n int, dial func(co
 }
 
 func (w *storm) close() {
-	if w.stop != nil {
-		w.stop()
+	if w.talking != nil {
+		w.abandon()
+		<-w.talking
 	}
-	w.talking.Wait()
 	for _, l := range []*load{w.crowd, w.aside} {
 		if l != nil {
 			l.close()
@@ -170,6 +184,10 @@ func (w *storm) run(ctx context.Context, progress Progress) error {
 		return err
 	}
 	progress("the storm", 0.5)
+	if err := w.wait(ctx, stormLimit, w.target.cluster.Ended(w.victim)); err != nil {
+		return err
+	}
+	w.endedAt.Store(int64(w.crowd.audience.clock.now()))
 	if err := w.wait(ctx, stormLimit, w.all); err != nil {
 		return err
 	}
@@ -204,22 +222,43 @@ func (w *storm) inject() error {
 	return fmt.Errorf("there is no storm by %q", w.report.Fault)
 }
 
-// talk publishes to both audiences until stop.
+// talk publishes to both audiences until stop. What is sent outlives that: it is
+// checked like the rest.
 func (w *storm) talk(ctx context.Context) {
-	ctx, w.stop = context.WithCancel(ctx)
+	sending, abandon := context.WithCancel(ctx)
+	talking, stop := context.WithCancel(sending)
+	w.stop, w.abandon, w.talking = stop, abandon, make(chan struct{})
 	speak := func(l *load, rate float64) {
 		from := clock{l.audience.clock.began.Add(l.audience.clock.now())}
 		began := from.began.Sub(l.audience.clock.began)
-		w.note(schedule{rate}.run(ctx, from, math.MaxInt32, func(i int, due time.Duration) error {
-			if ctx.Err() != nil {
-				return ctx.Err()
+		w.note(schedule{rate}.run(talking, from, math.MaxInt32, func(i int, due time.Duration) error {
+			if talking.Err() != nil {
+				return talking.Err()
 			}
-			// What is sent outlives the talk: it is checked like the rest.
-			return l.speaker.say(context.WithoutCancel(ctx), l.audience.rooms[i%len(l.audience.rooms)], began+due, 0)
+			return l.speaker.say(sending, l.audience.rooms[i%len(l.audience.rooms)], began+due, 0)
 		}))
 	}
-	w.talking.Go(func() { speak(w.crowd, w.report.Rate) })
-	w.talking.Go(func() { speak(w.aside, bystanderRate) })
+	var speakers sync.WaitGroup
+	speakers.Go(func() { speak(w.crowd, w.report.Rate) })
+	speakers.Go(func() { speak(w.aside, bystanderRate) })
+	go func() {
+		speakers.Wait()
+		close(w.talking)
+	}()
+}
+
+// fallSilent ends the talk. A publisher that cannot get rid of its messages is given
+// patience: a partition may have no leader.
+func (w *storm) fallSilent() error {
+	w.stop()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-w.talking:
+		return nil
+	case <-late.C:
+		return errStuck
+	}
 }
 
 func (w *storm) note(err error) {
@@ -252,19 +291,22 @@ func (w *storm) wait(ctx context.Context, d time.Duration, early <-chan struct{}
 	}
 }
 
-// heard takes note of the first message that a subscriber of the crowd gets of those
-// published after the fault. What came before it has come in order, or is missing.
+// heard takes note of the silences of a subscriber of the crowd, and of the first
+// message that it gets of those published after the node had ended: until then that may still
+// serve. What came before it has come in order, or is missing.
 func (w *storm) heard(s *subscriber, h header, now time.Duration) {
-	failed := time.Duration(w.failedAt.Load())
-	if failed == 0 || h.due < failed {
-		return
-	}
+	failed, ended := time.Duration(w.failedAt.Load()), time.Duration(w.endedAt.Load())
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.resumed[s.index] != 0 {
+	r := &w.refugees[s.index]
+	if failed != 0 && r.resumed == 0 {
+		r.silence = max(r.silence, now-max(r.heard, failed))
+	}
+	r.heard = now
+	if ended == 0 || h.due < ended || r.resumed != 0 {
 		return
 	}
-	w.resumed[s.index] = now - failed
+	r.resumed = now - failed
 	if w.awaited--; w.awaited == 0 {
 		close(w.all)
 	}
@@ -289,8 +331,9 @@ func (w *storm) heardAside(s *subscriber, h header, now time.Duration) {
 // finish ends the talk, waits for the last message of both audiences and tells what
 // was found.
 func (w *storm) finish(ctx context.Context, progress Progress) error {
-	w.stop()
-	w.talking.Wait()
+	if err := w.fallSilent(); err != nil {
+		return err
+	}
 	progress("waiting for the last message", 1)
 	var faults Faults
 	for _, l := range []*load{w.crowd, w.aside} {
@@ -303,16 +346,30 @@ func (w *storm) finish(ctx context.Context, progress Progress) error {
 	}
 	r := w.report
 	r.Lost, r.Duplicates, r.Reordered = faults.Missing, faults.Duplicates, faults.Reordered
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	resumed := slices.DeleteFunc(slices.Clone(w.resumed), func(d time.Duration) bool { return d == 0 })
-	g := gapsOf(resumed)
-	r.Unresumed = r.Clients - len(resumed)
-	r.Resumed50, r.Resumed99, r.ResumedMax = g.P50, g.P99, g.Max
+	w.tellRefugees()
 	before, during := latencyOf(w.before.total()), latencyOf(w.during.total())
 	r.P50Before, r.P99Before = before.P50, before.P99
 	r.P50During, r.P99During = during.P50, during.P99
 	return nil
+}
+
+// tellRefugees tells how the crowd fared.
+func (w *storm) tellRefugees() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var resumed, silences []time.Duration
+	for _, r := range w.refugees {
+		if r.resumed != 0 {
+			resumed, silences = append(resumed, r.resumed), append(silences, r.silence)
+		}
+	}
+	r := w.report
+	r.Unresumed = r.Clients - len(resumed)
+	r.Ended = cut(float64(w.endedAt.Load()-w.failedAt.Load())/1e6, 1)
+	g := gapsOf(resumed)
+	r.Resumed50, r.Resumed99, r.ResumedMax = g.P50, g.P99, g.Max
+	g = gapsOf(silences)
+	r.Silence50, r.Silence99, r.SilenceMax = g.P50, g.P99, g.Max
 }
 
 // usage is CPU time so far, of the nodes that are left.

@@ -1,17 +1,17 @@
 package bench
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/roomlog/roomlog/client"
 )
 
 // quietStorm is a storm of so many clients, without a cluster.
 func quietStorm(clients int) *storm {
-	w := &storm{
-		report: &StormReport{Settings: Settings{Clients: clients}}, failed: make(chan error, 1),
-		resumed: make([]time.Duration, clients), awaited: clients, all: make(chan struct{}),
-	}
+	w := newStorm(&Target{nodes: make([]client.Node, 3)}, &StormReport{Settings: Settings{Clients: clients}})
 	w.crowd, w.aside = &load{audience: newAudience(nil)}, &load{audience: newAudience(nil)}
 	return w
 }
@@ -25,26 +25,59 @@ func (w *storm) over() bool {
 	}
 }
 
-// A client has resumed with the first message that was due after the fault.
+// A client has resumed with the first message that was due after the node had ended,
+// not with one that the node has still served.
 func TestStormResumed(t *testing.T) {
 	w := quietStorm(2)
 	first, second := &subscriber{index: 0}, &subscriber{index: 1}
 	hear := func(s *subscriber, due, now time.Duration) { w.heard(s, header{due: due}, now) }
 	hear(first, time.Second, time.Second)
 	w.failedAt.Store(int64(2 * time.Second))
-	hear(first, 1900*time.Millisecond, 3*time.Second) // due before
+	hear(first, 2*time.Second, 2500*time.Millisecond) // by the node that is about to end
+	w.endedAt.Store(int64(3 * time.Second))
+	hear(first, 2900*time.Millisecond, 3200*time.Millisecond) // due before
 	if w.awaited != 2 {
-		t.Error("resumed with a message from before the fault")
+		t.Error("resumed with a message from before the node's end")
 	}
-	hear(first, 2*time.Second, 3*time.Second)
 	hear(first, 3*time.Second, 4*time.Second)
+	hear(first, 4*time.Second, 9*time.Second)
 	if w.over() {
 		t.Error("over, and one is still to come")
 	}
-	hear(second, 2500*time.Millisecond, 5*time.Second)
-	if !w.over() || w.resumed[0] != time.Second || w.resumed[1] != 3*time.Second {
-		t.Errorf("over: %v; resumed after %v, want 1 s and 3 s", w.over(), w.resumed)
+	hear(second, 3500*time.Millisecond, 5*time.Second)
+	if !w.over() || w.refugees[0].resumed != 2*time.Second || w.refugees[1].resumed != 3*time.Second {
+		t.Errorf("over: %v; resumed: %v, want after 2 s and 3 s", w.over(), w.refugees)
 	}
+	if w.refugees[0].silence != 800*time.Millisecond || w.refugees[1].silence != 3*time.Second {
+		t.Errorf("silences: %v, want 800 ms and 3 s", w.refugees)
+	}
+}
+
+// A talk that gets rid of nothing is given up, and so is a flush.
+func TestStormEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := quietStorm(1)
+		w.talking = make(chan struct{})
+		w.stop = func() {}
+		if err := w.fallSilent(); err != errStuck {
+			t.Errorf("a talk without an end: %v, want %v", err, errStuck)
+		}
+		close(w.talking)
+		if err := w.fallSilent(); err != nil {
+			t.Errorf("a talk that has ended: %v", err)
+		}
+		if err := flush(t.Context(), stuck{}); err != errStuck {
+			t.Errorf("a flush without an end: %v, want %v", err, errStuck)
+		}
+	})
+}
+
+// stuck has publishes that nobody answers.
+type stuck struct{}
+
+func (stuck) Flush(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // A bystander's message counts by when it was due: before the fault, in the storm, or
