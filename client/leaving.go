@@ -159,7 +159,7 @@ func (r *router) others(c *conn) (dials []*dialling) {
 		case name == c.node:
 		case n.serves():
 			want--
-		case n.alive && (n.dial != nil || n.ready()):
+		case n.lives() && (n.dial != nil || n.ready()):
 			dials = append(dials, r.dial(n))
 			want--
 		}

@@ -99,7 +99,7 @@ func (r *router) readersOrder(partition int, prefer string) []string {
 			return 1
 		case len(n.conns) > 0:
 			return 2
-		case n.alive:
+		case n.lives():
 			return 3
 		}
 		return 4

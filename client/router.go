@@ -56,6 +56,7 @@ type node struct {
 	retryAt            time.Time
 	aways              int       // requests to leave in a row, of new connections
 	awayUntil          time.Time // it is not to be dialled for it asked us to leave
+	goneAt             time.Time // when another node said last that it is gone
 }
 
 // dialling is an attempt under way; those who want its outcome wait for done.
@@ -273,7 +274,7 @@ func (r *router) add(c *conn) bool {
 	}
 	c.router = r
 	n := r.node(c.node)
-	n.worked, n.refused = c.addr, 0
+	n.worked, n.refused, n.goneAt = c.addr, 0, time.Time{}
 	n.conns = append(n.conns, c)
 	r.conns[c] = struct{}{}
 	if r.home == nil {
@@ -518,7 +519,7 @@ func (r *router) nodesNow(ctx context.Context) ([]Node, error) {
 	nodes := make([]Node, 0, len(r.members))
 	for _, name := range r.members {
 		n := r.nodes[name]
-		nodes = append(nodes, Node{Name: n.name, Listen: n.listen, HTTP: n.http, Alive: n.alive})
+		nodes = append(nodes, Node{Name: n.name, Listen: n.listen, HTTP: n.http, Alive: n.lives()})
 	}
 	r.mu.Unlock()
 	switch {

@@ -69,6 +69,8 @@ func (r *router) spare(dial *spareDial) (*dialling, time.Duration) {
 			return n.dial, wait
 		case n.serves():
 			connected++
+		case n.alive && !n.lives():
+			wait = min(wait, time.Until(n.goneAt.Add(goneLasts)))
 		case !n.alive || n.address() == "":
 		case n.ready():
 			free = append(free, n)
@@ -126,6 +128,13 @@ func (r *router) watchOver(c *conn) {
 	}
 }
 
+// goneLasts is how long a Gone counts: longer than a busy server takes to tell a map,
+// and maps know whether it still holds. A late one may come when the node is back.
+const goneLasts = 3 * time.Second
+
+// lives tells whether n is alive by what the others say. r.mu must be held.
+func (n *node) lives() bool { return n.alive && time.Since(n.goneAt) >= goneLasts }
+
 // gone: a server says that the process of a node is gone. It may be wrong, or late:
 // the node has a moment to show that it lives.
 func (r *router) gone(name, from string) {
@@ -136,7 +145,7 @@ func (r *router) gone(name, from string) {
 		return
 	}
 	r.c.cfg.log.Debug("node is said to be gone", "node", name, "from", from)
-	n.alive = false
+	n.goneAt = time.Now()
 	for _, c := range n.conns {
 		c.alive.gone()
 	}
@@ -153,7 +162,7 @@ func (n *node) doubt() {
 // living returns those of the nodes that are alive by what the maps say, all if none
 // is. mu must be held.
 func (r *router) living(names []string) []string {
-	alive := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !r.node(name).alive })
+	alive := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !r.node(name).lives() })
 	if len(alive) == 0 {
 		return names
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -87,6 +88,30 @@ func TestGoneIsWrong(t *testing.T) {
 	expectSeq(t, seqs, 2)
 	if n := connections(c); fmt.Sprint(n) != "map[n1:1 n2:1]" {
 		t.Errorf("connected to %v", n)
+	}
+}
+
+// TestGoneIsLate: a node that has come back before a Gone arrives is dialled all the
+// same, when no map has said that it is dead.
+func TestGoneIsLate(t *testing.T) {
+	r := newRouter(&Client{cfg: config{log: slog.New(slog.DiscardHandler)}}, nil)
+	r.learn(&wire.Map{Nodes: []wire.Node{{Name: "n1", Listen: "a:1", Alive: true}, {Name: "n2", Alive: true}}}, "n2")
+	lives := func(ago time.Duration) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		n := r.node("n1")
+		n.goneAt = n.goneAt.Add(-ago)
+		return n.lives()
+	}
+	r.gone("n1", "n2")
+	if lives(0) {
+		t.Error("chosen at once after it was said to be gone")
+	}
+	if _, wait := r.spare(&spareDial{}); wait > goneLasts {
+		t.Errorf("is looked at again after %v", wait)
+	}
+	if !lives(goneLasts) {
+		t.Error("gone for good, by a word that may be late")
 	}
 }
 

@@ -109,10 +109,10 @@ func (s *Server) clients(waiting bool) (clients []*conn) {
 	return clients
 }
 
-// mayWait: a client that publishes here, or one that does not even read here, unless
-// it has said that it does not: it may have published to a leader that is gone.
+// mayWait: a client that publishes here or has asked for leaders, or one that does not
+// even read here: it may have published to a leader that is gone, unless it only watches.
 func (c *conn) mayWait() bool {
-	return c.publishing.Load() || c.subscriptions.Load() == 0 && !c.spare.Load()
+	return c.publishing.Load() || c.leaders.Load() || c.subscriptions.Load() == 0 && !c.watches.Load()
 }
 
 // tellMap tells a client the map unless it knows it, or has left. It needs s.mu.

@@ -38,7 +38,7 @@ type conn struct {
 	subscriptions atomic.Int32
 	publishing    atomic.Bool
 	watches       atomic.Bool // it has asked to be told of nodes that are gone
-	spare         atomic.Bool // and waits for no other news
+	leaders       atomic.Bool // and at once of new leaders
 	mapVersion    int         // what it has been told; guarded by server.mu once it has joined
 }
 
@@ -178,7 +178,7 @@ func (c *conn) controlFrame(typ wire.Type, body []byte) error {
 	case wire.TypeWatch:
 		w, err := wire.ParseWatch(body)
 		if err == nil {
-			c.spare.Store(!w.Leaders)
+			c.leaders.Store(w.Leaders)
 			c.watches.Store(true)
 		}
 		return err

@@ -15,13 +15,16 @@ const (
 	gonePause  = 5 * time.Millisecond // then others may run; telling 64 takes about 2 ms
 )
 
-// TellGone tells the clients that watch that a node is gone. It returns when all have
-// been told, or the server closes.
-func (s *Server) TellGone(node string) {
+// TellGone tells the clients that watch that a node is gone, as long as still says so. It
+// returns when all have been told, or the server closes.
+func (s *Server) TellGone(node string, still func() bool) {
 	frame := wire.Append(nil, &wire.Gone{Node: node})
 	for i, c := range s.watching() {
 		if i > 0 && i%goneAtOnce == 0 {
 			pause(s.ctx, gonePause)
+		}
+		if i%goneAtOnce == 0 && !still() {
+			return
 		}
 		c.control.putBytes(frame)
 	}

@@ -17,6 +17,8 @@ func askToWatch(t *testing.T, c *conn, leaders bool) {
 	}
 }
 
+func always() bool { return true }
+
 // TestGoneIsTold: to those who have asked for it, and to nobody else.
 func TestGoneIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -28,7 +30,7 @@ func TestGoneIsTold(t *testing.T) {
 		askToWatch(t, watching, false)
 		askToWatch(t, left, true)
 		s.leave(left)
-		s.TellGone("n2")
+		s.TellGone("n2", always)
 		synctest.Wait()
 		if got := told.take(); got != "[watching]" {
 			t.Errorf("told %s", got)
@@ -50,14 +52,21 @@ func TestGoneIsToldInTurns(t *testing.T) {
 			askToWatch(t, c, false)
 		}
 		began := time.Now()
-		s.TellGone("n2")
+		s.TellGone("n2", always)
 		synctest.Wait()
 		if took := time.Since(began); took != 4*gonePause || len(told.names) != clients {
 			t.Errorf("told %d of %d in %v", len(told.names), clients, took)
 		}
+		told.take()
+		left := 2
+		s.TellGone("n2", func() bool { left--; return left >= 0 })
+		synctest.Wait()
+		if n := len(told.names); n != 2*goneAtOnce {
+			t.Errorf("told %d that a node is gone that has come back after %d", n, 2*goneAtOnce)
+		}
 		s.cancel()
 		began = time.Now()
-		s.TellGone("n3")
+		s.TellGone("n3", always)
 		if took := time.Since(began); took != 0 {
 			t.Errorf("took %v", took)
 		}
@@ -77,7 +86,8 @@ func TestSpareWaitsForNothing(t *testing.T) {
 		{"idle", func() {}, true},
 		{"in reserve of a reader", func() { askToWatch(t, &c, false) }, false},
 		{"in reserve of a publisher", func() { askToWatch(t, &c, true) }, true},
-		{"reads", func() { c.subscriptions.Store(1) }, false},
+		{"reads, and publishes elsewhere", func() { c.subscriptions.Store(1) }, true},
+		{"reads", func() { askToWatch(t, &c, false) }, false},
 		{"publishes", func() { c.publishing.Store(true) }, true},
 	} {
 		if tt.do(); c.mayWait() != tt.want {

@@ -56,17 +56,16 @@ func (n *Node) watchCluster() {
 }
 
 // watchDeaths tells clients of each node whose process is gone, or that is silent, at
-// once.
+// once: of one beside the other.
 func (n *Node) watchDeaths() {
 	known := map[string]bool{}
 	for {
 		changed := n.network.Changed()
 		for _, p := range n.network.Status() {
-			gone := p.Dead || p.Silent
-			if gone && !known[p.Node] {
-				n.clients.TellGone(p.Node)
+			if gone(p) && !known[p.Node] {
+				n.tasks.Go(func() { n.clients.TellGone(p.Node, func() bool { return n.isGone(p.Node) }) })
 			}
-			known[p.Node] = gone
+			known[p.Node] = gone(p)
 		}
 		select {
 		case <-changed:
@@ -74,6 +73,12 @@ func (n *Node) watchDeaths() {
 			return
 		}
 	}
+}
+
+func gone(p peer.PeerStatus) bool { return p.Dead || p.Silent }
+
+func (n *Node) isGone(node string) bool {
+	return slices.ContainsFunc(n.network.Status(), func(p peer.PeerStatus) bool { return p.Node == node && gone(p) })
 }
 
 // mapPause is how long changes of the map are gathered before they are told.

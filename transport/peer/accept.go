@@ -186,13 +186,7 @@ func (n *Network) admitLink(raw net.Conn, conn *tls.Conn, p *peer, h hello) (*se
 		n.end(old)
 	}
 	s := n.newSession(p, h.instance, raw, conn)
-	n.mu.Lock()
-	p.in, p.dead = s, false
-	if p.drained { // it says so anew if it still is
-		p.drained = false
-		n.announce()
-	}
-	n.mu.Unlock()
+	n.linkedBy(p, s)
 	n.welcomed(h.from, host(raw))
 	raw.SetDeadline(time.Now().Add(n.timing.handshake))
 	if err := n.answer(conn, statusOK, ""); err != nil {
@@ -205,6 +199,17 @@ func (n *Network) admitLink(raw net.Conn, conn *tls.Conn, p *peer, h hello) (*se
 	default:
 	}
 	return s, nil
+}
+
+// linkedBy says that p has a link to us: it is not dead.
+func (n *Network) linkedBy(p *peer, s *session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p.in = s
+	if p.dead || p.drained { // it says so anew if it is still drained
+		p.dead, p.drained = false, false
+		n.announce()
+	}
 }
 
 // probe asks the process behind an admitted link for a sign of life.

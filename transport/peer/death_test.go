@@ -57,6 +57,23 @@ func TestDeathIsSeen(t *testing.T) {
 	}
 }
 
+// A dead node that links to us is news.
+func TestLinkEndsDeath(t *testing.T) {
+	n := newNetwork(Config{Node: "n1", Members: map[string]string{"n1": "a:1", "n2": "b:1"}}, defaultTiming, nil)
+	p := n.peers["n2"]
+	p.dead = true
+	changed := n.Changed()
+	n.linkedBy(p, &session{})
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody is told")
+	}
+	if p.dead {
+		t.Error("it is dead still")
+	}
+}
+
 // A link that ends while its node lives is no death.
 func TestCutLinkIsNoDeath(t *testing.T) {
 	c := newCluster(t, "n1", "n2")
