@@ -32,7 +32,7 @@ The last line of the output is one JSON object with the settings and the figures
 with -o json it is the only one. Times of messages count from when they were due,
 also if they could not be sent then.`,
 	}
-	cmd.AddCommand(newBenchPublish(a), newBenchLatency(a), newBenchFanout(a), newBenchIdle(a), newBenchFailover(a), newBenchScene(a), newBenchStorm(a))
+	cmd.AddCommand(newBenchPublish(a), newBenchLatency(a), newBenchFanout(a), newBenchIdle(a), newBenchFailover(a), newBenchScene(a), newBenchStorm(a), newBenchStormCrowd())
 	return cmd
 }
 

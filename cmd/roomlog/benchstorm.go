@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,9 @@ before the fault and until the last client has resumed. All that was published m
 have been received, once and in order.
 
 The clients share the machine with the servers, and a handshake costs a client as
-much as a server: see client_cpu_s beside server_cpu_s.
+much as a server: see client_cpu_s beside server_cpu_s. They are a process of their own,
+with nice 10: it keeps neither the servers nor the bystanders waiting, as clients on other
+machines would not.
 
 Faults: kill (kill -9), drain (the node is told to stop).`,
 		Example: `  roomlog bench storm --clients 2000
@@ -56,7 +59,11 @@ Faults: kill (kill -9), drain (the node is told to stop).`,
 	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return b.run(cmd.Context(), func(ctx context.Context, t *bench.Target, progress bench.Progress) (figures, error) {
-			r, err := bench.RunStorm(ctx, t, *s, bystanders, bench.Fault(fault), progress)
+			binary, err := os.Executable()
+			if err != nil {
+				return figures{}, err
+			}
+			r, err := bench.RunStorm(ctx, binary, t, *s, bystanders, bench.Fault(fault), progress)
 			if err != nil {
 				return figures{}, err
 			}
@@ -64,6 +71,16 @@ Faults: kill (kill -9), drain (the node is told to stop).`,
 		})
 	}
 	return cmd
+}
+
+// newBenchStormCrowd is what bench storm starts.
+func newBenchStormCrowd() *cobra.Command {
+	return &cobra.Command{
+		Use: "storm-crowd", Short: "The clients of bench storm", Hidden: true, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.RunStormCrowd(cmd.Context(), os.Stdin, os.Stdout)
+		},
+	}
 }
 
 func printStorm(w io.Writer, r *bench.StormReport) {

@@ -18,9 +18,10 @@ import (
 	"github.com/roomlog/roomlog/internal/devcluster"
 )
 
-// The test binary stands in for roomlog when dev starts it as a node.
+// The test binary stands in for roomlog when dev starts it as a node, and bench storm as
+// its clients.
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == "serve" {
+	if len(os.Args) > 1 && (os.Args[1] == "serve" || os.Args[1] == "bench") {
 		main()
 	}
 }
