@@ -111,8 +111,8 @@ func (cfg *config) dial(ctx context.Context, addr string) (*conn, wire.Map, erro
 			c.addr = addr
 			return c, m, nil
 		}
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() != nil || tooMany(err) {
+			break // what the next one says would hide that
 		}
 	}
 	return nil, wire.Map{}, err

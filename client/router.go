@@ -368,9 +368,10 @@ func (r *router) dial(n *node) *dialling {
 		r.mu.Lock()
 		n.dial = nil
 		if err != nil {
-			n.failed()
 			if tooMany(err) {
 				r.keepAway(n, addr)
+			} else {
+				n.failed()
 			}
 			r.c.cfg.log.Debug("cannot connect", "node", n.name, "address", addr, "error", err)
 		} else if n.name == "" {

@@ -64,7 +64,11 @@ func tooMany(err error) bool {
 // keepAway leaves n alone, which has refused a handshake at addr, under whatever name
 // it is known. mu must be held.
 func (r *router) keepAway(n *node, addr string) {
+	if time.Since(n.retryAt) > 2*maxRefused {
+		n.refused = 0 // long ago
+	}
 	n.refused++
+	n.fails++
 	until := time.Now().Add(refusedFor(n.refused))
 	n.retryAt = until
 	for _, same := range r.seeds {

@@ -71,6 +71,22 @@ func TestRefusedFor(t *testing.T) {
 	}
 }
 
+// A row of refusals ends when a node has not been tried for long.
+func TestRefusalsAreForgotten(t *testing.T) {
+	r := newRouter(nil, nil)
+	n := &node{}
+	for range 4 {
+		r.keepAway(n, "a:1")
+	}
+	if n.refused != 4 || n.fails != 4 {
+		t.Errorf("%d refusals in a row and %d failures, want 4", n.refused, n.fails)
+	}
+	n.retryAt = time.Now().Add(-2 * maxRefused)
+	if r.keepAway(n, "a:1"); n.refused != 1 {
+		t.Errorf("%d refusals in a row, want 1: the others are long ago", n.refused)
+	}
+}
+
 // Dial comes back to a server that is full, later each time.
 func TestDialServerThatIsFull(t *testing.T) {
 	f := startFake(t, 1, 1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"net/netip"
 	"runtime/metrics"
 	"sync"
 	"time"
@@ -20,8 +21,10 @@ import (
 // There are two bounds. So many handshakes a second begin as leave the goroutines of
 // this process, on whatever machine, running soon after they could: the rate falls
 // while they are late and rises while they are not and clients are refused. And only
-// so many are under way, for slow ones keep memory. Who is beyond is refused before
-// anything is computed for it, and comes back by itself: QUIC has no room for a time
+// so many are under way, for slow ones keep memory. The second half of these is for
+// addresses that are verified, with a quarter for one host at most: neither invented addresses nor a
+// single host keep others out. Who is beyond is refused before anything is computed for
+// it, and comes back by itself: QUIC has no room for a time
 // in a refusal, so how long that takes is part of the protocol.
 //
 // Its methods are safe for concurrent use.
@@ -34,9 +37,10 @@ type admission struct {
 	tokens   float64 // handshakes that may begin now
 	filled   time.Time
 	underWay int
-	wanted   bool          // somebody was refused since the last adjust
-	begun    int           // handshakes since the last adjust
-	usual    time.Duration // how late goroutines are without handshakes
+	hosts    map[netip.Prefix]int // under way, by host
+	wanted   bool                 // somebody was refused since the last adjust
+	begun    int                  // handshakes since the last adjust
+	usual    time.Duration        // how late goroutines are with hardly a handshake
 	refused  refusals
 }
 
@@ -68,7 +72,7 @@ func (b bounds) of(procs, rate int) bounds {
 }
 
 func newAdmission(b bounds, m *Metrics) *admission {
-	return &admission{bounds: b, metrics: m, rate: b.first, tokens: b.burst}
+	return &admission{bounds: b, metrics: m, rate: b.first, tokens: b.burst, hosts: make(map[netip.Prefix]int)}
 }
 
 var errHandshakeRefused = errors.New("transport: too many handshakes")
@@ -76,6 +80,7 @@ var errHandshakeRefused = errors.New("transport: too many handshakes")
 // handshake is one that was admitted.
 type handshake struct {
 	admission *admission
+	host      netip.Prefix
 	late      *time.Timer // guarded by admission.mu
 	once      sync.Once
 }
@@ -90,7 +95,7 @@ func (h *handshake) done() {
 		h.admission.mu.Lock()
 		defer h.admission.mu.Unlock()
 		h.late.Stop()
-		h.admission.underWay--
+		h.admission.ends(h.host)
 		h.admission.metrics.handshaking.Dec()
 	})
 }
@@ -99,10 +104,10 @@ type handshakeKey struct{}
 
 // begin is the hook of quic.Transport for a client's first packet.
 func (a *admission) begin(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
-	if !a.admit(client.RemoteAddr, time.Now()) {
+	if !a.admit(client.RemoteAddr, client.AddrVerified, time.Now()) {
 		return nil, errHandshakeRefused
 	}
-	h := &handshake{admission: a}
+	h := &handshake{admission: a, host: hostOf(client.RemoteAddr)}
 	a.mu.Lock()
 	h.late = time.AfterFunc(slowHandshake, h.done)
 	a.mu.Unlock()
@@ -117,15 +122,51 @@ func greeted(qc *quic.Conn) {
 	}
 }
 
+// verify is the hook of quic.Transport that has a client show that it gets what is sent
+// to its address, which takes a round trip more: while there is a crowd.
+func (a *admission) verify(net.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.crowded()
+}
+
+// crowded tells whether all are under way that nothing need be known of. mu must be held.
+func (a *admission) crowded() bool { return a.underWay >= a.bounds.underWay/2 }
+
+// place tells whether one more may be under way. mu must be held.
+func (a *admission) place(host netip.Prefix, verified bool) bool {
+	return !a.crowded() || verified && a.underWay < a.bounds.underWay && a.hosts[host] < a.bounds.underWay/4
+}
+
+// ends takes one from those under way. mu must be held.
+func (a *admission) ends(host netip.Prefix) {
+	a.underWay--
+	if a.hosts[host]--; a.hosts[host] <= 0 {
+		delete(a.hosts, host)
+	}
+}
+
+// hostOf is an address without its port; of IPv6 what one host has, a /64.
+func hostOf(addr net.Addr) netip.Prefix {
+	udp, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := udp.AddrPort().Addr().Unmap()
+	host, _ := ip.Prefix(min(ip.BitLen(), 64)) // there is no other error
+	return host
+}
+
 // admit decides about one client.
-func (a *admission) admit(from net.Addr, now time.Time) bool {
+func (a *admission) admit(from net.Addr, verified bool, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.fill(now)
 	// A hello of TLS takes two packets: the second of one that was refused would
 	// begin a handshake without its first.
 	again := a.refused.has(from, now)
-	if again || a.tokens < 1 || a.underWay >= a.bounds.underWay {
+	host := hostOf(from)
+	if again || a.tokens < 1 || !a.place(host, verified) {
 		if !again {
 			a.metrics.handshakesRefused.Inc()
 			a.refused.add(from, now)
@@ -136,6 +177,7 @@ func (a *admission) admit(from net.Addr, now time.Time) bool {
 	a.tokens--
 	a.begun++
 	a.underWay++
+	a.hosts[host]++
 	a.metrics.handshakesAdmitted.Inc()
 	a.metrics.handshaking.Inc()
 	return true
@@ -153,6 +195,7 @@ const (
 	admissionStep = 50 * time.Millisecond
 	fewer         = 0.75 // times the rate after a step with late goroutines
 	more          = 1.15 // and after one without, if clients were refused
+	fewBegun      = 2    // handshakes in a step that make nothing late
 )
 
 // adjust takes how late goroutines were in the last step.
@@ -160,7 +203,7 @@ func (a *admission) adjust(late time.Duration, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.fill(now) // at the old rate
-	if a.begun == 0 && a.underWay == 0 {
+	if a.begun <= fewBegun && a.underWay <= fewBegun {
 		a.usual += (late - a.usual) / 8
 	}
 	switch {

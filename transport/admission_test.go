@@ -12,7 +12,7 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-var testBounds = bounds{first: 100, least: 20, most: 200, burst: 2, underWay: 3, late: 4 * time.Millisecond}
+var testBounds = bounds{first: 100, least: 20, most: 200, burst: 2, underWay: 8, late: 4 * time.Millisecond}
 
 func client(i int) net.Addr { return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 10_000 + i} }
 
@@ -36,13 +36,6 @@ func TestAdmit(t *testing.T) {
 			{"that", 0, 7, 1, true},
 			{"and no more", 0, 8, 1, false},
 		},
-		"so many under way": {
-			{"1", 0, 1, 0, true},
-			{"2", 0, 2, 0, true},
-			{"3", time.Second, 3, 0, true},
-			{"there are three", time.Second, 4, 0, false},
-			{"one has ended", 0, 5, 1, true},
-		},
 		"the second packet of one refused": {
 			{"1", 0, 1, 0, true},
 			{"2", 0, 2, 2, true},
@@ -60,7 +53,7 @@ func TestAdmit(t *testing.T) {
 				for range s.done {
 					underWay(a).done()
 				}
-				if got := a.admit(client(s.client), now); got != s.want {
+				if got := a.admit(client(s.client), false, now); got != s.want {
 					t.Errorf("%s: admitted %v, want %v", s.what, got, s.want)
 				}
 			}
@@ -68,11 +61,55 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// TestUnderWay: invented addresses get half of the places, and one host no more than a
+// quarter of the rest.
+func TestUnderWay(t *testing.T) {
+	b := testBounds
+	b.burst = 100
+	a := newAdmission(b, NewMetrics())
+	now := time.Unix(1000, 0)
+	at := func(ip string) net.Addr { return &net.UDPAddr{IP: net.ParseIP(ip), Port: 1000 + int(now.Unix())} }
+	for _, step := range []struct {
+		from     string
+		verified bool
+		want     bool
+		what     string
+	}{
+		{"10.0.0.1", false, true, "one of the first half"},
+		{"10.0.0.1", false, true, "another of that host"},
+		{"10.0.0.1", false, true, "three"},
+		{"10.0.0.2", false, true, "four"},
+		{"10.0.0.3", false, false, "the second half is for verified ones"},
+		{"10.0.0.1", true, false, "of a host that has a quarter already"},
+		{"2001:db8::1", true, true, "verified"},
+		{"2001:db8::2", true, true, "of the same /64"},
+		{"2001:db8::3", true, false, "which has its quarter"},
+		{"2001:db8:0:1::3", true, true, "of another /64"},
+		{"10.0.0.4", true, true, "eight"},
+		{"10.0.0.5", true, false, "no more than that"},
+	} {
+		now = now.Add(time.Second)
+		if got := a.admit(at(step.from), step.verified, now); got != step.want {
+			t.Errorf("%s: admitted %v, want %v", step.what, got, step.want)
+		}
+		if want := a.underWay >= 4; a.verify(nil) != want {
+			t.Errorf("%s: the next are verified: %v, with %d under way", step.what, !want, a.underWay)
+		}
+	}
+	a.ends(hostOf(at("10.0.0.4")))
+	if !a.admit(at("10.0.0.5"), true, now.Add(time.Second)) {
+		t.Error("one has ended, and there is no place")
+	}
+	if len(a.hosts) != 5 {
+		t.Errorf("%d hosts are remembered, want 5", len(a.hosts))
+	}
+}
+
 // A handshake ends once, however often it is said.
 func TestHandshakeDone(t *testing.T) {
 	a := newAdmission(testBounds, NewMetrics())
-	a.admit(client(1), time.Now())
-	a.admit(client(2), time.Now())
+	a.admit(client(1), false, time.Now())
+	a.admit(client(2), false, time.Now())
 	h := underWay(a)
 	h.done()
 	h.done()
@@ -82,7 +119,7 @@ func TestHandshakeDone(t *testing.T) {
 }
 
 func underWay(a *admission) *handshake {
-	return &handshake{admission: a, late: time.AfterFunc(time.Hour, func() {})}
+	return &handshake{admission: a, host: hostOf(client(0)), late: time.AfterFunc(time.Hour, func() {})}
 }
 
 // One that never ends does not count for ever; one that is given up not even so long.
@@ -114,10 +151,11 @@ func TestHandshakeIsSlow(t *testing.T) {
 			step.do()
 			synctest.Wait()
 			a.mu.Lock()
-			if a.underWay != step.want {
-				t.Errorf("%s: %d are under way, want %d", step.what, a.underWay, step.want)
-			}
+			n := a.underWay
 			a.mu.Unlock()
+			if n != step.want {
+				t.Errorf("%s: %d are under way, want %d", step.what, n, step.want)
+			}
 		}
 	})
 }
@@ -157,18 +195,25 @@ func TestAdjust(t *testing.T) {
 	}
 }
 
-// What is usual is learnt while there are no handshakes.
+// What is usual is learnt while there are few handshakes.
 func TestUsualDelay(t *testing.T) {
 	a := newAdmission(testBounds, NewMetrics())
 	now := time.Unix(1000, 0)
-	for range 100 {
+	for i := range 100 {
+		now = now.Add(time.Second)
+		a.admit(client(i), false, now)
 		a.adjust(8*time.Millisecond, now)
+		underWay(a).done()
 	}
 	if a.usual < 7*time.Millisecond || a.usual > 8*time.Millisecond {
 		t.Errorf("usual is %v, want almost 8 ms", a.usual)
 	}
 	usual := a.usual
-	a.admit(client(1), now)
+	a.rate, a.bounds.burst = 1000, 100
+	now = now.Add(time.Second)
+	for i := range fewBegun + 1 {
+		a.admit(client(i), false, now)
+	}
 	a.adjust(time.Second, now)
 	a.adjust(time.Second, now) // still under way
 	if a.usual != usual {
@@ -178,7 +223,7 @@ func TestUsualDelay(t *testing.T) {
 
 func TestBoundsOf(t *testing.T) {
 	b := testBounds.of(4, 0)
-	if b != (bounds{first: 400, least: 80, most: 800, burst: 8, underWay: 12, late: 4 * time.Millisecond}) {
+	if b != (bounds{first: 400, least: 80, most: 800, burst: 8, underWay: 32, late: 4 * time.Millisecond}) {
 		t.Errorf("of four processors: %+v", b)
 	}
 	if b := testBounds.of(4, 30); b.first != 30 || b.least != 30 || b.most != 30 {

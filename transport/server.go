@@ -104,7 +104,7 @@ func Serve(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:       cfg,
 		socket:    cfg.Socket,
-		transport: &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key, ConnContext: admission.begin},
+		transport: &quic.Transport{Conn: cfg.Socket, StatelessResetKey: &key, ConnContext: admission.begin, VerifySourceAddress: admission.verify},
 		admission: admission,
 		draining:  make(chan struct{}),
 
