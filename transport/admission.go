@@ -38,6 +38,7 @@ type admission struct {
 	filled   time.Time
 	underWay int
 	hosts    map[netip.Prefix]int // under way, by host
+	calm     bool                 // nothing was late in the last step
 	wanted   bool                 // somebody was refused since the last adjust
 	begun    int                  // handshakes since the last adjust
 	usual    time.Duration        // how late goroutines are with hardly a handshake
@@ -186,15 +187,24 @@ func (a *admission) admit(from net.Addr, verified bool, now time.Time) bool {
 // fill adds the tokens of the time that has passed.
 func (a *admission) fill(now time.Time) {
 	if !a.filled.IsZero() {
-		a.tokens = min(a.tokens+a.rate*now.Sub(a.filled).Seconds(), a.bounds.burst)
+		a.tokens = min(a.tokens+a.rate*now.Sub(a.filled).Seconds(), a.burst())
 	}
 	a.filled = now
+}
+
+// burst is how many may begin at once. mu must be held.
+func (a *admission) burst() float64 {
+	if a.calm {
+		return calmBurst * a.bounds.burst
+	}
+	return a.bounds.burst
 }
 
 const (
 	admissionStep = 50 * time.Millisecond
 	fewer         = 0.75 // times the rate after a step with late goroutines
 	more          = 1.15 // and after one without, if clients were refused
+	calmBurst     = 3    // times the burst, while nothing is late
 	fewBegun      = 2    // handshakes in a step that make nothing late
 )
 
@@ -206,8 +216,9 @@ func (a *admission) adjust(late time.Duration, now time.Time) {
 	if a.begun <= fewBegun && a.underWay <= fewBegun {
 		a.usual += (late - a.usual) / 8
 	}
+	a.calm = late <= max(a.bounds.late, 2*a.usual)
 	switch {
-	case late > max(a.bounds.late, 2*a.usual):
+	case !a.calm:
 		a.rate = max(a.rate*fewer, a.bounds.least)
 	case a.wanted, a.rate < a.bounds.first:
 		a.rate = min(a.rate*more, a.bounds.most)

@@ -61,6 +61,27 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// TestBurst: more may begin at once while nothing is late.
+func TestBurst(t *testing.T) {
+	a := newAdmission(testBounds, NewMetrics())
+	a.bounds.underWay = 100
+	now := time.Unix(1000, 0)
+	for i, step := range []struct {
+		late time.Duration
+		want int
+	}{{time.Millisecond, 6}, {9 * time.Millisecond, 2}, {0, 6}} {
+		a.adjust(step.late, now)
+		now = now.Add(time.Second)
+		n := 0
+		for a.admit(client(100*i+n), false, now) {
+			n++
+		}
+		if n != step.want {
+			t.Errorf("after a step that was %v late %d begin at once, want %d", step.late, n, step.want)
+		}
+	}
+}
+
 // TestUnderWay: invented addresses get half of the places, and one host no more than a
 // quarter of the rest.
 func TestUnderWay(t *testing.T) {
