@@ -19,10 +19,11 @@ import (
 // partition pauses while its own leadership moves, so few move at a time: all at
 // once they would wait for each other's handshakes and disk writes.
 const (
-	handOver  = time.Second            // for all leaderships of a node
-	keepEvery = time.Second            // a drained node tries again to give away what it leads
-	headStart = 60 * time.Millisecond  // for the last client's handshakes
-	leave     = 200 * time.Millisecond // within which few clients go by themselves
+	handOver   = time.Second            // for all leaderships of a node
+	leaveLimit = 2 * time.Second        // for all that a node gives away before it stops
+	keepEvery  = time.Second            // a drained node tries again to give away what it leads
+	headStart  = 60 * time.Millisecond  // for the last client's handshakes
+	leave      = 200 * time.Millisecond // within which few clients go by themselves
 
 	handsAtOnce  = 2                      // partitions that move, or a sixteenth of them if that is more
 	successorAsk = 50 * time.Millisecond  // for a voter to say how far its log goes
@@ -261,7 +262,7 @@ func (n *Node) leave() {
 	n.mu.Unlock()
 	leaveIn := n.clients.Drain()
 	ready, gone := time.After(leaveIn/2+headStart), time.After(leaveIn+leaveIn/2)
-	ctx, cancel := context.WithTimeout(n.ctx, leaveIn/2+headStart+handOver)
+	ctx, cancel := context.WithTimeout(n.ctx, leaveLimit)
 	defer cancel()
 	if len(n.heirs()) > 0 {
 		n.pause(ready)
