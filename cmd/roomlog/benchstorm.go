@@ -27,7 +27,7 @@ have been received, once and in order.
 
 The clients share the machine with the servers, and a handshake costs a client as
 much as a server: see client_cpu_s beside server_cpu_s. They are a process of their own,
-with nice 10: it keeps neither the servers nor the bystanders waiting, as clients on other
+with nice 5: it keeps neither the servers nor the bystanders waiting, as clients on other
 machines would not.
 
 Faults: kill (kill -9), drain (the node is told to stop).`,

@@ -24,7 +24,7 @@ type crowdProcess struct {
 }
 
 // crowdNiceness is that of nice(1).
-const crowdNiceness = "10"
+const crowdNiceness = "5"
 
 // startCrowd starts it: binary bench storm-crowd. progress is told until it has gathered.
 func startCrowd(binary string, o crowdOrder, progress Progress) (*crowdProcess, error) {
