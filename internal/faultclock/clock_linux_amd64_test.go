@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -162,11 +163,17 @@ func TestStoppedStaysStopped(t *testing.T) {
 	h.reads(time.Second)
 }
 
+// stoppedNow tells whether all of a process's threads stand still.
 func stoppedNow(t *testing.T, pid int) bool {
 	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	must(t, err)
-	return strings.Contains(string(stat), ") T ")
+	for _, thread := range threads {
+		if stat, err := os.ReadFile(thread); err == nil && !strings.Contains(string(stat), ") T ") {
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 func TestEnded(t *testing.T) {
