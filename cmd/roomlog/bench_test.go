@@ -161,6 +161,7 @@ func TestBenchScenes(t *testing.T) {
 		"regional-spike": {"slow link": 1.0},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they last for a fixed time
 			dir := t.TempDir()
 			r := runBench(t, "scene "+name+" --scale 0.05 --partitions 3 --duration 6s --dir "+dir)
 			checkFresh(t, r, dir)

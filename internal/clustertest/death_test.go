@@ -8,15 +8,16 @@ import (
 	"time"
 
 	"github.com/roomlog/roomlog/client"
+	"github.com/roomlog/roomlog/internal/devcluster"
 )
 
 // TestProcessesDeathIsSeen: a room's leader is killed, and another leads long before
 // heartbeats could be missed, which here are seldom. It takes 10 s of real time, most
 // of them for the first election.
 func TestProcessesDeathIsSeen(t *testing.T) {
+	t.Parallel()
 	const heartbeat = 4 * time.Second
-	t.Setenv("ROOMLOG_HEARTBEAT", heartbeat.String())
-	p := StartProcesses(t, 4)
+	p := startProcesses(t, devcluster.Options{Nodes: 3, Partitions: 4, Settings: map[string]string{"heartbeat": heartbeat.String()}})
 	l := startLoad(p)
 	killed := p.Leader("lobby")
 	began := time.Now()

@@ -103,6 +103,7 @@ func (d *onDisks) again(node string, pub *Publisher, f *follower) {
 // take if only the end of the process helped. Its readers are sent away, and after
 // 5 s the process ends and says why. It takes 8 s of real time.
 func TestProcessesDiskStalls(t *testing.T) {
+	t.Parallel()
 	const within = 3 * time.Second * 3 / 2
 	d := startOnDisks(t, 2, faultfs.Options{}, nil)
 	stuck := d.Leader("lobby")

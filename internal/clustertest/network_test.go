@@ -19,9 +19,9 @@ type onNetwork struct {
 }
 
 // startOnNetwork runs three processes, which end when the test does.
-func startOnNetwork(t *testing.T, partitions int) *onNetwork {
+func startOnNetwork(t *testing.T, settings map[string]string) *onNetwork {
 	t.Helper()
-	c, err := netcluster.New(devcluster.Options{Dir: t.TempDir(), Partitions: partitions}, devcluster.Config{Binary: Binary(t)})
+	c, err := netcluster.New(devcluster.Options{Dir: t.TempDir(), Partitions: 4, Settings: settings}, devcluster.Config{Binary: Binary(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func startOnNetwork(t *testing.T, partitions int) *onNetwork {
 // other. What it led goes on elsewhere, its readers move to other nodes, and when
 // the cut is healed it follows.
 func TestProcessesLeaderCutOff(t *testing.T) {
-	n := startOnNetwork(t, 4)
+	n := startOnNetwork(t, nil)
 	l := startLoad(n.Processes)
 	pub := n.Publisher("lobbyist")
 	pub.Stream(time.Millisecond, "lobby")
@@ -67,9 +67,9 @@ func TestProcessesLeaderCutOff(t *testing.T) {
 // it when it has been silent for a heartbeat timeout. Raft's own clocks would take up to twice that,
 // and are long here to tell. It takes 15 s of real time, most of them for the first election.
 func TestProcessesSilenceIsSeen(t *testing.T) {
+	t.Parallel()
 	const heartbeat = 4 * time.Second
-	t.Setenv("ROOMLOG_HEARTBEAT", heartbeat.String())
-	n := startOnNetwork(t, 4)
+	n := startOnNetwork(t, map[string]string{"heartbeat": heartbeat.String()})
 	l := startLoad(n.Processes)
 	cutOff := n.Leader("lobby")
 	cut := n.net.CutOff(cutOff)
@@ -94,9 +94,9 @@ func TestProcessesSilenceIsSeen(t *testing.T) {
 // its port, and by that another leads long before heartbeats could be missed,
 // which here are seldom. It takes 10 s of real time, most of them for the first election.
 func TestProcessesDeathIsSeenOnANetwork(t *testing.T) {
+	t.Parallel()
 	const heartbeat = 4 * time.Second
-	t.Setenv("ROOMLOG_HEARTBEAT", heartbeat.String())
-	n := startOnNetwork(t, 4)
+	n := startOnNetwork(t, map[string]string{"heartbeat": heartbeat.String()})
 	l := startLoad(n.Processes)
 	killed := n.Leader("lobby")
 	began := time.Now()

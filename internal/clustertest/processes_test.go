@@ -139,6 +139,7 @@ func TestProcessesAllKilled(t *testing.T) {
 // takes, and longer than a disk may hang, and lets it go on: it must not ack
 // anything then that is not so, nor blame its disk. It takes 6 s of real time.
 func TestProcessesPaused(t *testing.T) {
+	t.Parallel()
 	p := StartProcesses(t, 4)
 	l := startLoad(p)
 	leader := p.Leader("lobby")
