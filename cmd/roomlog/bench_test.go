@@ -79,7 +79,6 @@ func TestBenchFlags(t *testing.T) {
 // runBench runs a benchmark and returns its last line.
 func runBench(t *testing.T, args string) map[string]any {
 	t.Helper()
-	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	got := run(t, nil, append([]string{"bench"}, strings.Fields(args)...)...)
 	if got.code != 0 {
 		t.Fatalf("%s: exit %d: %s", args, got.code, got.stderr)

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 			os.Unsetenv(name)
 		}
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // of processes that tests start
 	os.Exit(m.Run())
 }
 
