@@ -174,6 +174,9 @@ func (r *run) live(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, r.cluster.keepLogs(r.opts.Logs), r.cluster.close())
 	}()
+	if errors.Is(err, errStuck) {
+		r.rec.ready([]string{"start"}, err)
+	}
 	if err != nil {
 		return err
 	}

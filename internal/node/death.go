@@ -44,11 +44,6 @@ func (n *Node) died(gone string) {
 		return
 	}
 	n.deaths.alarms.Inc()
-	if !n.deaths.allows(gone, time.Now()) {
-		n.deaths.limited.Inc()
-		n.log.Warn("a node dies again and again: heartbeats decide", "node", gone, "partitions", len(led))
-		return
-	}
 	ctx, cancel := context.WithTimeout(n.ctx, standBudget)
 	defer cancel()
 	others := n.agreeDead(ctx, gone)
@@ -58,6 +53,11 @@ func (n *Node) died(gone string) {
 		return
 	}
 	n.deaths.agreed.Inc()
+	if !n.deaths.allows(gone, time.Now()) { // what others did not agree to counts for nothing
+		n.deaths.limited.Inc()
+		n.log.Warn("a node dies again and again: heartbeats decide", "node", gone, "partitions", len(led))
+		return
+	}
 	n.log.Info("a node is gone or silent: its partitions elect", "node", gone, "partitions", len(led), "agreed", others)
 	var replaced sync.WaitGroup
 	for id, term := range led {
