@@ -56,7 +56,8 @@ func (n *Node) handOverTo(to string) {
 
 // clockMajority tells whether a majority of the voters, without this node,
 // have clocks within maxClockOffset of each other and all further than that
-// from this one's; and one of them, with how far it is ahead.
+// from this one's; and one of them, with how far it is ahead: one that is drained,
+// which would give back what it gets, only if all of them are.
 func clockMajority(others []peer.PeerStatus, voters int) (node string, offset time.Duration, off bool) {
 	limit := float64(maxClockOffset.Milliseconds())
 	for _, a := range others {
@@ -68,10 +69,13 @@ func clockMajority(others []peer.PeerStatus, voters int) (node string, offset ti
 			}
 		}
 		if a.Alive && a.RTTMs > 0 && math.Abs(a.OffsetMs) > limit && agree > voters/2 {
-			return a.Node, time.Duration(a.OffsetMs * float64(time.Millisecond)), true
+			node, offset, off = a.Node, time.Duration(a.OffsetMs*float64(time.Millisecond)), true
+			if !a.Drained {
+				break
+			}
 		}
 	}
-	return "", 0, false
+	return node, offset, off
 }
 
 // clockAhead tells how far another node's clock is ahead of this one's.
