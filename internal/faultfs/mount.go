@@ -3,6 +3,7 @@
 package faultfs
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -120,8 +121,8 @@ type guard struct {
 }
 
 // The signal comes when this process begins to die, the end of life when it is
-// told to go.
-const guardScript = `trap : TERM; exec 3<&0; cat <&3 >/dev/null & wait; umount -f -l "$1" 2>/dev/null; true`
+// told to go. It says when it is ready for both.
+const guardScript = `trap exit TERM; trap 'umount -f -l "$1" 2>/dev/null' EXIT; echo ready; exec 3<&0; cat <&3 >/dev/null & wait`
 
 func newGuard(dir string) (*guard, error) {
 	cmd := exec.Command("sh", "-c", guardScript, "faultfs-guard", dir)
@@ -133,19 +134,26 @@ func newGuard(dir string) (*guard, error) {
 	if err != nil {
 		return nil, err
 	}
+	says, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
 	started, ended := make(chan error), make(chan struct{})
 	go func() {
 		defer close(ended)
 		runtime.LockOSThread() // the signal comes with the end of the thread that started it
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
-		started <- err
 		if err == nil {
+			_, err = bufio.NewReader(says).ReadString('\n')
+		}
+		started <- err
+		if cmd.Process != nil {
 			_ = cmd.Wait()
 		}
 	}()
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("faultfs: %w", err)
+		return nil, fmt.Errorf("faultfs: start %s: %w", cmd.Path, err)
 	}
 	return &guard{life: life, ended: ended}, nil
 }

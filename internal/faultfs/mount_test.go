@@ -396,6 +396,7 @@ func mountForEver(dir string) error {
 // for an answer from itself.
 func TestAKilledProcessLeavesNoMount(t *testing.T) {
 	dir := t.TempDir()
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) }) // else it hangs when it fails
 	cmd := child("mount", dir)
 	out, err := cmd.StdoutPipe()
 	must(t, err)
