@@ -32,7 +32,7 @@ build: ## compile bin/roomlog
 	go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/roomlog ./cmd/roomlog
 
 test: ## all tests, with the race detector
-	go test -race -timeout $(strip $(TESTTIME)) ./...
+	go test -race -timeout $(strip $(TESTTIME)) ./internal/clustertest ./... # the longest first
 
 check: fmt-check lint test chaos-short mod-check ## what CI runs; changes no file
 

@@ -17,6 +17,7 @@ import (
 // of the calls. The faults are drawn beforehand, one for each publish that
 // reaches a server, so that a run can be drawn again.
 func TestAnyFaults(t *testing.T) {
+	t.Parallel()
 	faults := []act{
 		{refuse: &wire.Refused{Code: wire.CodeOverloaded, RetryAfter: 1}},
 		{refuse: &wire.Refused{Code: wire.CodeUnavailable}},

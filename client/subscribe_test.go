@@ -245,6 +245,7 @@ func TestSubscriptionResumes(t *testing.T) {
 }
 
 func TestSubscriptionOfAHangingNode(t *testing.T) {
+	t.Parallel()
 	f := startFake(t, 2, 1)
 	c := f.dial(t)
 	f.append("lobby", "a")
@@ -411,6 +412,7 @@ func TestBeyondHead(t *testing.T) {
 }
 
 func TestSubscriptionEnds(t *testing.T) {
+	t.Parallel()
 	f := startFake(t, 1, 1)
 	c := f.dial(t)
 	f.append("lobby", "a")

@@ -254,7 +254,6 @@ func TestBenchIdle(t *testing.T) {
 
 // TestBenchRunning measures a cluster that runs already.
 func TestBenchRunning(t *testing.T) {
-	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	dir := t.TempDir()
 	cluster, err := bench.StartTarget(t.Context(), os.Args[0], dir, 3, 3)
 	if err != nil {

@@ -97,7 +97,7 @@ func (c *command) ends(t *testing.T, code int) {
 
 // TestDevCluster is a user's first hour: a cluster, messages, a killed node.
 func TestDevCluster(t *testing.T) {
-	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "cluster")
 	dev := startCommand(t, "", "dev", "--data", dir, "--base-port", "0", "-o", "json")
 	pids := make(map[string]int)

@@ -2,8 +2,11 @@ package clustertest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // they wait most of the time
 	code := m.Run()
 	CleanUp()
 	os.Exit(code)

@@ -47,6 +47,7 @@ func TestSkew(t *testing.T) {
 
 // TestCarry goes through all places within a second.
 func TestCarry(t *testing.T) {
+	t.Parallel()
 	h := startHelper(t)
 	c := attach(t, h.pid())
 	nanos := time.Duration(h.ask().Reading.Now % 1e9)

@@ -19,6 +19,7 @@ const (
 // ahead, the next one's 5 s back, and both return: each hands leadership over,
 // and what is published meanwhile is neither lost nor out of order in time.
 func TestClusterLeaderSkewed(t *testing.T) {
+	t.Parallel()
 	p := clustertest.StartProcesses(t, 4)
 	pub := p.Publisher("p")
 	pub.Stream(time.Millisecond, room)

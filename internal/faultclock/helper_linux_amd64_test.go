@@ -158,7 +158,7 @@ func startHelper(t *testing.T) *helper {
 	exe, err := os.Executable()
 	must(t, err)
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), helperVar+"=1")
+	cmd.Env = append(os.Environ(), helperVar+"=1", "GORACE=atexit_sleep_ms=0") // else it takes a second to end
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	must(t, err)
