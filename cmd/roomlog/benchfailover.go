@@ -12,8 +12,8 @@ import (
 	"github.com/roomlog/roomlog/internal/bench"
 )
 
-// roomRate is how many messages a second each room of a rolling restart gets.
-const roomRate = 50
+// roomRate is how many messages a second each room of a rolling restart needs.
+const roomRate = 10
 
 func newBenchFailover(a *app) *cobra.Command {
 	var fault string
@@ -34,8 +34,8 @@ its own, the disks in memory: that needs Linux and root.
 
 Rolling: all nodes are restarted, one after the other, and each time the next when
 that one is ready. A rolling restart has a room in each partition, with readers on all
-nodes; the gaps are the longest of any room in each round, and --rate is that of all
-rooms together.`,
+nodes, and --rate is that of all rooms together; the gaps are what a message of any
+room took longest in each round, from when it was due to its ack and until readers had it.`,
 		Example: `  roomlog bench failover --kills 20
   roomlog bench failover --fault drain --rate 1000`,
 	}
@@ -61,10 +61,8 @@ rooms together.`,
 			return usagef("bench failover makes nodes fail: it starts a cluster of its own, leave --profile and --server out")
 		case b.nodes == 4:
 			return usagef("--nodes 4: use 3 or 5, four bear no more failures than three")
-		case fault == string(bench.FaultRolling) && !b.flags.Changed("rate"):
-			s.Rate = roomRate * float64(s.Partitions)
-		case fault == string(bench.FaultRolling) && s.Rate < 50*float64(s.Partitions):
-			return usagef("--rate %v: a pause of a room cannot be seen with less than 50 messages a second in each of %d partitions", s.Rate, s.Partitions)
+		case fault == string(bench.FaultRolling) && s.Rate < roomRate*float64(s.Partitions):
+			return usagef("--rate %v: a pause of a room cannot be seen with less than %d messages a second in each of %d partitions", s.Rate, roomRate, s.Partitions)
 		}
 		switch {
 		case b.flags.Changed("duration"), b.flags.Changed("rooms"):

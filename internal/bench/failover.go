@@ -40,9 +40,9 @@ type FailoverReport struct {
 	Settings
 	Fault    Fault `json:"fault"`
 	Kills    int   `json:"kills"`
-	Publish  Gaps  `json:"publish_gap_ms"`            // between two acks
-	Delivery Gaps  `json:"delivery_gap_ms"`           // between two messages of a subscriber on another node
-	SameNode Gaps  `json:"delivery_gap_same_node_ms"` // of one on the leader's node
+	Publish  Gaps  `json:"publish_gap_ms"`            // between two acks; of a rolling restart: until an ack
+	Delivery Gaps  `json:"delivery_gap_ms"`           // between two messages of a subscriber on another node; of a rolling restart: until one came
+	SameNode Gaps  `json:"delivery_gap_same_node_ms"` // of one on the leader's node; of a rolling restart, whose readers are on all nodes, the same
 
 	Lost         int64 `json:"lost"` // acked, but never received
 	Duplicates   int64 `json:"duplicates"`
@@ -125,6 +125,7 @@ type failover struct {
 	readAt  string // where the reader of all messages begins; "": at the leader
 	standby bool   // clients have a connection in reserve
 
+	clock  clock
 	client *client.Client
 	acks   pulse
 	reader reader // of all messages, wherever it can
@@ -147,15 +148,20 @@ func (f *failover) dial(ctx context.Context, first string) (*client.Client, erro
 type pulse struct {
 	mu      sync.Mutex
 	last    time.Time
-	longest time.Duration // between two since restart
+	longest time.Duration // since restart
 	count   int           // since restart
+	waits   bool          // longest is how long a message took, else it is between two
 }
 
-func (p *pulse) beat() {
+// beat counts a message that took so long.
+func (p *pulse) beat(took time.Duration) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.last.IsZero() {
+	switch {
+	case p.waits:
+		p.longest = max(p.longest, took)
+	case !p.last.IsZero():
 		p.longest = max(p.longest, now.Sub(p.last))
 	}
 	p.last = now
@@ -207,14 +213,19 @@ func (f *failover) read(ctx context.Context, r *reader, first string, after uint
 				}
 				return
 			}
-			r.see(m.Seq)
+			h, err := parseHeader(m.Payload)
+			if err != nil {
+				f.note(err)
+				return
+			}
+			r.see(m.Seq, f.clock.now()-h.due)
 		}
 	})
 	return nil
 }
 
-func (r *reader) see(seq uint64) {
-	r.pulse.beat()
+func (r *reader) see(seq uint64, took time.Duration) {
+	r.pulse.beat(took)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -246,13 +257,17 @@ func (f *failover) begin(ctx context.Context, s Settings) (err error) {
 	if f.client, err = f.dial(ctx, f.room.leader); err != nil {
 		return err
 	}
-	pending := make(chan *client.Pending, 1<<16)
+	type sent struct {
+		*client.Pending
+		due time.Duration
+	}
+	pending := make(chan sent, 1<<16)
 	f.stop = make(chan struct{})
-	clock := startClock()
-	speaker := newSpeaker(f.client, clock, s.Payload)
+	f.clock = startClock()
+	speaker := newSpeaker(f.client, f.clock, s.Payload)
 	f.publishing.Go(func() {
 		defer close(pending)
-		f.note(schedule{rate: s.Rate}.run(ctx, clock, math.MaxInt32, func(_ int, due time.Duration) error {
+		f.note(schedule{rate: s.Rate}.run(ctx, f.clock, math.MaxInt32, func(_ int, due time.Duration) error {
 			select {
 			case <-f.stop:
 				return context.Canceled
@@ -265,7 +280,7 @@ func (f *failover) begin(ctx context.Context, s Settings) (err error) {
 			}
 			f.room.published++
 			select {
-			case pending <- p:
+			case pending <- sent{p, due}:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -279,7 +294,7 @@ func (f *failover) begin(ctx context.Context, s Settings) (err error) {
 				f.note(fmt.Errorf("an ack: %w", err))
 				continue // the next ones fail as well, or the run is at its end
 			}
-			f.acks.beat()
+			f.acks.beat(f.clock.now() - p.due)
 			f.acked = max(f.acked, receipt.Seq)
 		}
 	})

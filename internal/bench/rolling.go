@@ -9,7 +9,9 @@ import (
 )
 
 // rolling is a load on one room of each partition while all nodes are restarted, one
-// after the other, as an operator does it: SIGTERM, start, wait until it is ready.
+// after the other, as an operator does it: SIGTERM, start, wait until it is ready. A
+// room that is paused shows by how long its messages take: so a load that leaves the
+// machine time for the nodes that start does, however many rooms share it.
 type rolling struct {
 	target *Target
 	rooms  []*failover
@@ -17,8 +19,8 @@ type rolling struct {
 	reads  []*pulse
 }
 
-// runRolling restarts all nodes so many times. The gaps are the longest of any room in
-// each round; readers begin on all nodes, so that some are on the one that stops.
+// runRolling restarts all nodes so many times. The gaps are what a message of any room
+// took longest in each round, from when it was due; readers begin on all nodes, so that some are on the one that stops.
 func runRolling(ctx context.Context, t *Target, s Settings, rounds int, progress Progress) (*FailoverReport, error) {
 	s.Rooms = t.Partitions()
 	s.describe(t, 0, calmBefore)
@@ -26,6 +28,7 @@ func runRolling(ctx context.Context, t *Target, s Settings, rounds int, progress
 	failed := make(chan error, 1) // the first of any room
 	for i, room := range t.rooms(s.Rooms) {
 		f := &failover{target: t, room: room, fault: FaultRolling, standby: s.Standby, failed: failed, readAt: t.nodes[i%len(t.nodes)].Name}
+		f.acks.waits, f.reader.pulse.waits = true, true
 		r.rooms, r.acks, r.reads = append(r.rooms, f), append(r.acks, &f.acks), append(r.reads, &f.reader.pulse)
 	}
 	ctx, cancel := context.WithCancel(ctx)
