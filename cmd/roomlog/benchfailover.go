@@ -12,6 +12,8 @@ import (
 	"github.com/roomlog/roomlog/internal/bench"
 )
 
+const standbyUsage = "clients keep a connection to a second node in reserve"
+
 // roomRate is how many messages a second each room of a rolling restart needs.
 const roomRate = 10
 
@@ -48,7 +50,7 @@ room took longest in each round, from when it was due to its ack and until reade
 	b.count(&kills, "kills", 10, 1, 10_000, "how often")
 	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the leader: kill, pause, transfer, drain, rolling, blackhole or stall")
 	b.count(&b.nodes, "nodes", 3, 3, 5, "how many nodes the cluster gets: 3 or 5")
-	b.flags.BoolVar(&s.Standby, "standby", false, "clients keep a connection to a second node in reserve")
+	b.flags.BoolVar(&s.Standby, "standby", false, standbyUsage)
 	b.check(func() error {
 		b.network, b.disks = fault == string(bench.FaultBlackhole), fault == string(bench.FaultStall)
 		return nil

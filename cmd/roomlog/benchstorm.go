@@ -32,6 +32,7 @@ machines would not.
 
 Faults: kill (kill -9), drain (the node is told to stop).`,
 		Example: `  roomlog bench storm --clients 2000
+  roomlog bench storm --clients 2000 --standby
   roomlog bench storm --clients 500 --rate 500 --fault drain`,
 	}
 	b := newBenchmark(a, cmd, "storm", time.Second, 16)
@@ -44,6 +45,7 @@ Faults: kill (kill -9), drain (the node is told to stop).`,
 	b.count(&s.Clients, "clients", 2000, 1, 100_000, "how many subscribers lose their node; each follows one room")
 	b.count(&bystanders, "bystanders", 20, 2, 10_000, "how many subscribers follow rooms on the other nodes")
 	b.flags.StringVar(&fault, "fault", string(bench.FaultKill), "what happens to the node: kill or drain")
+	b.flags.BoolVar(&s.Standby, "standby", false, standbyUsage)
 	b.check(func() error {
 		switch {
 		case fault != string(bench.FaultKill) && fault != string(bench.FaultDrain):
@@ -55,7 +57,11 @@ Faults: kill (kill -9), drain (the node is told to stop).`,
 		case b.flags.Changed("duration"):
 			return usagef("bench storm lasts until all clients have resumed")
 		}
-		return b.files(2*s.Clients + bystanders) // the old connections end while the new ones begin
+		conns := 2 * s.Clients // the old ones end while the new ones begin
+		if s.Standby {
+			conns += s.Clients
+		}
+		return b.files(conns + bystanders)
 	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return b.run(cmd.Context(), func(ctx context.Context, t *bench.Target, progress bench.Progress) (figures, error) {

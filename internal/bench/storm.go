@@ -104,6 +104,9 @@ func (w *storm) gather(ctx context.Context, binary string, progress Progress) (e
 	if err := w.wait(ctx, 0, w.crowd.gathered); err != nil {
 		return err
 	}
+	if err := w.reserves(ctx, progress); err != nil {
+		return err
+	}
 	elsewhere := slices.DeleteFunc(w.target.rooms(w.target.Partitions()), func(r *room) bool { return r.leader == w.victim })
 	if len(elsewhere) == 0 {
 		return errors.New("all partitions are led by the node that is to fail: take more partitions")
@@ -113,6 +116,22 @@ func (w *storm) gather(ctx context.Context, binary string, progress Progress) (e
 	}
 	w.aside, err = assemble(ctx, w.target, elsewhere[:min(len(elsewhere), 2)], w.report.Bystanders, w.report.Payload, others, w.heardAside, progress)
 	return err
+}
+
+// reserves returns when the clients have their connections in reserve, if they are to:
+// nobody else has connected to the nodes that are left.
+func (w *storm) reserves(ctx context.Context, progress Progress) error {
+	for w.report.Standby {
+		admitted, _, err := w.handshakes(ctx)
+		if err != nil || admitted >= int64(w.report.Clients) {
+			return err
+		}
+		progress("connecting in reserve", float64(admitted)/float64(w.report.Clients))
+		if err := w.wait(ctx, askAgain, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *storm) close() {

@@ -171,8 +171,12 @@ func (c *crowd) run(ctx context.Context, said <-chan crowdWord, tell func(crowdN
 // gather connects everybody to the node that is to fail.
 func (c *crowd) gather(ctx context.Context, progress Progress) (err error) {
 	s := c.order.Settings
+	var opts []client.Option
+	if s.Standby {
+		opts = append(opts, client.WithStandby())
+	}
 	there := func(ctx context.Context, _ int) (*client.Client, error) {
-		return c.target.dialOnly(ctx, c.order.Victim)
+		return c.target.dialOnly(ctx, c.order.Victim, opts...)
 	}
 	c.load, err = assemble(ctx, c.target, c.target.rooms(s.Rooms), s.Clients, s.Payload, there, c.heard, progress)
 	return err

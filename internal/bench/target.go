@@ -187,8 +187,8 @@ func sumOf[N time.Duration | int64](t *Target, of func(pid int) (N, error)) (tot
 }
 
 // dialOnly connects to the cluster by one node.
-func (t *Target) dialOnly(ctx context.Context, node string) (*client.Client, error) {
-	return t.dialServers(ctx, []string{t.nodes[t.place(node)].Listen})
+func (t *Target) dialOnly(ctx context.Context, node string, opts ...client.Option) (*client.Client, error) {
+	return t.dialServers(ctx, []string{t.nodes[t.place(node)].Listen}, opts...)
 }
 
 // dial connects to the cluster, to the node named first if it can be reached.
