@@ -10,15 +10,20 @@ import (
 	"github.com/roomlog/roomlog/transport/wire"
 )
 
-// standbySpread is within how long a connection in reserve that is lost is replaced:
-// the clients of a node that has died must not all connect to others at once.
-const standbySpread = time.Second
+// A connection in reserve that is lost is replaced at a random moment of its spread: the
+// clients of a node that has died must not all connect to others at once. There are
+// few who publish and may be thousands who read, and these are in no hurry.
+const (
+	publishersSpread = time.Second
+	readersSpread    = 30 * time.Second
+)
 
 // WithStandby keeps a connection in reserve: whatever the client does, it is connected
 // to two living nodes, if there are two. It costs the second node 50 to 80 KiB of
 // memory and a ping every 12 to 15 s. When the process of a node dies the other one
 // says so within milliseconds: subscriptions go on there, without a silence that has to
-// be noticed first and without a handshake, and publishes at whoever leads next. A
+// be noticed first and without a handshake, and publishes at whoever leads next. The one
+// in reserve is then replaced within a second, or 30 s if the client only reads. A
 // client that publishes to the leaders of several partitions has such connections
 // anyway, and gets no further one.
 //
@@ -84,8 +89,10 @@ func (r *router) spare(dial *spareDial) (*dialling, time.Duration) {
 	}
 	if dial.at.IsZero() {
 		if dial.at = time.Now(); dial.had {
-			dial.at = dial.at.Add(rand.N(standbySpread))
+			dial.at = dial.at.Add(rand.N(r.standbySpread()))
 		}
+	} else if latest := time.Now().Add(r.standbySpread()); dial.at.After(latest) {
+		dial.at = latest // it publishes by now
 	}
 	early := time.Until(dial.at)
 	switch {
@@ -95,6 +102,14 @@ func (r *router) spare(dial *spareDial) (*dialling, time.Duration) {
 		return nil, early
 	}
 	return r.dial(free[rand.N(len(free))]), wait
+}
+
+// standbySpread is within how long a connection in reserve is replaced. mu must be held.
+func (r *router) standbySpread() time.Duration {
+	if r.publishes {
+		return publishersSpread
+	}
+	return readersSpread
 }
 
 // serves tells whether n is connected and not about to leave. r.mu must be held.
@@ -114,6 +129,7 @@ func (r *router) publishing() {
 	for c := range r.conns {
 		r.watchOver(c)
 	}
+	r.notify()
 }
 
 // watchOver has the server of c tell of nodes that are gone, and at once of new

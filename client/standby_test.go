@@ -154,6 +154,7 @@ func TestDoubt(t *testing.T) {
 func TestStandbyIsReplaced(t *testing.T) {
 	f := startFake(t, 4, 1)
 	c := f.dial(t, WithStandby())
+	c.router.publishing() // who only reads has time
 	other := 0
 	for other == 0 {
 		c.router.mu.Lock()
@@ -176,9 +177,38 @@ func TestStandbyIsReplaced(t *testing.T) {
 	m.Nodes[other].Alive, m.Nodes[third].Alive = false, false
 	f.nodes[0].push(&m)
 	f.nodes[other].kill()
-	f.await(t, fmt.Sprintf("watch n%d false", last+1))
+	f.await(t, fmt.Sprintf("watch n%d true", last+1))
 	if n := connections(c); len(n) != 2 || n["n1"] != 1 || n[f.nodes[last].name] != 1 {
 		t.Errorf("connected to %v", n)
+	}
+}
+
+// TestStandbySpread: who only reads has half a minute to replace its connection in
+// reserve, and hurries once it publishes.
+func TestStandbySpread(t *testing.T) {
+	r := newRouter(&Client{}, nil)
+	for _, name := range []string{"n1", "n2"} {
+		n := r.node(name)
+		n.listen, n.alive = "127.0.0.1:1", true
+		r.members = append(r.members, name)
+	}
+	waits := func() (longest time.Duration) {
+		for range 1000 {
+			_, wait := r.spare(&spareDial{had: true})
+			longest = max(longest, wait)
+		}
+		return longest
+	}
+	if d := waits(); d < readersSpread/2 || d > readersSpread {
+		t.Errorf("a reader waits up to %v", d)
+	}
+	late := spareDial{had: true, at: time.Now().Add(readersSpread)}
+	r.publishing()
+	if d := waits(); d < publishersSpread/2 || d > publishersSpread {
+		t.Errorf("a publisher waits up to %v", d)
+	}
+	if _, d := r.spare(&late); d > publishersSpread {
+		t.Errorf("a reader that publishes by now waits %v", d)
 	}
 }
 
