@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -72,7 +73,11 @@ func checkHistory(ctx context.Context, a *app, path string, o chaoscheck.Options
 	case chaoscheck.Valid:
 		return nil
 	case chaoscheck.Invalid:
-		return fmt.Errorf("%s: invalid: %s", path, plural(len(r.Findings), "kind")+" of anomalies")
+		var found []string
+		for _, f := range r.Findings {
+			found = append(found, string(f.Name))
+		}
+		return fmt.Errorf("%s: invalid: %s", path, strings.Join(found, ", "))
 	}
 	var missed []error
 	for _, m := range r.Missed {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,20 +14,34 @@ import (
 // writeHistory writes a history of one message, read and kept, and what change adds.
 func writeHistory(t *testing.T, name string, change ...history.Op) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	w, err := history.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return writeOps(t, name, slices.Concat([]history.Op{header()}, oneMessage(), change)...)
+}
+
+func header(nemeses ...string) history.Op {
+	run := &history.Run{Name: "chaos", Nodes: []string{"n1"}, Nemeses: nemeses}
+	return history.Op{Process: history.Nemesis, Type: history.Info, F: history.FRun, Value: run}
+}
+
+func oneMessage() []history.Op {
 	events := history.Events{{Seq: 1, ID: history.ID(1, 1)}}
-	for _, op := range append([]history.Op{
+	return []history.Op{
 		{Process: 1, Type: history.Invoke, F: history.FPublish, Value: &history.Publish{Room: "r", ID: history.ID(1, 1)}},
 		{Process: 1, Type: history.OK, F: history.FPublish, Value: &history.Publish{Room: "r", ID: history.ID(1, 1), Seq: 1}},
 		{Process: 2, Type: history.Invoke, F: history.FSubscribe, Value: &history.Subscribe{Room: "r", From: "start"}},
 		{Process: 2, Type: history.OK, F: history.FPoll, Value: &history.Poll{Room: "r", Msgs: events}},
 		{Process: 3, Type: history.Invoke, F: history.FFinal, Value: &history.Final{Room: "r", Node: "n1"}},
 		{Process: 3, Type: history.OK, F: history.FFinal, Value: &history.Final{Room: "r", Node: "n1", First: 1, Last: 1, Msgs: events}},
-	}, change...) {
+	}
+}
+
+func writeOps(t *testing.T, name string, ops ...history.Op) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	w, err := history.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range ops {
 		w.Write(op)
 	}
 	if err := w.Close(); err != nil {
@@ -52,8 +67,9 @@ func TestChaosCheck(t *testing.T) {
 		stdout, stderr string
 	}{
 		{"valid", []string{valid}, 0, "\nvalid\n", ""},
-		{"invalid", []string{invalid}, 1, "nonmonotonic-poll: 1. a subscription went back", "invalid: 1 kind of anomalies"},
+		{"invalid", []string{invalid}, 1, "nonmonotonic-poll: 1. a subscription went back", "invalid: nonmonotonic-poll\n"},
 		{"vacuous", []string{vacuous}, 1, "\nvacuous\n", "vacuous: fault kill: took effect 0 times, floor 1"},
+		{"no header", []string{writeOps(t, "headless.jsonl", oneMessage()...)}, 1, "\nvacuous\n", "vacuous: run: the first line does not say what was done"},
 		{"malformed", []string{malformed}, 1, "", "line 1: an op needs index"},
 		{"no file", nil, 2, "", "FILE is missing"},
 		{"no such file", []string{"none"}, 2, "", "none: no such file"},
@@ -90,6 +106,11 @@ func TestChaosFlags(t *testing.T) {
 		{"run --nemesis gremlins", `there is no nemesis "gremlins": use kill, leader-kill,`},
 		{"run --nodes 4", "4 nodes: give 3, 5 or 7"},
 		{"run --duration 1s", "duration 1s: give 2s to 24h"},
+		{"run --rate 0", "--rate 0: leave it out for the default"},
+		{"run --partitions 0", "--partitions 0: leave it out"},
+		{"run --nodes 0", "--nodes 0: leave it out"},
+		{"run --nemesis=", "--nemesis []: leave it out"},
+		{"report --mixes 0 --out /dev/null/x", "--out: mkdir /dev/null"},
 		{"run --rate 0.1", "rate 0.1: give 1 to 100000"},
 		{"run --partitions 5000", "5000 partitions: give 1 to 256"},
 		{"run --history missing/h.jsonl", "--history: stat missing: no such file"},
@@ -121,11 +142,13 @@ func TestChaosList(t *testing.T) {
 // A report is made of the histories in a directory, with the notes beside it; one that is
 // not valid has its exit code.
 func TestChaosReport(t *testing.T) {
-	header := history.Op{Process: history.Nemesis, Type: history.Info, F: history.FRun, Value: &history.Run{Nodes: []string{"n1"}, Nemeses: []string{"kill"}}}
-	kill := func(phase string, count int64) history.Op {
-		return history.Op{Process: history.Nemesis, Type: history.Info, F: "kill", Value: &history.Fault{Phase: phase, Count: count}}
+	killed := func(name string, effects int64) (dir string) {
+		kill := func(phase string, count int64) history.Op {
+			return history.Op{Process: history.Nemesis, Type: history.Info, F: "kill", Value: &history.Fault{Phase: phase, Count: count}}
+		}
+		return filepath.Dir(writeOps(t, name, slices.Concat([]history.Op{header("kill")}, oneMessage(), []history.Op{kill(history.Start, 0), kill(history.Stop, effects)})...))
 	}
-	from := filepath.Dir(writeHistory(t, "a.jsonl.gz", header, kill(history.Start, 0), kill(history.Stop, 2)))
+	from := killed("a.jsonl", 2)
 	out := t.TempDir()
 	if err := os.WriteFile(filepath.Join(out, "NOTES.md"), []byte("## Found\n\nNothing.\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -145,8 +168,24 @@ func TestChaosReport(t *testing.T) {
 			t.Errorf("%s: %v", plot, err)
 		}
 	}
-	idle := filepath.Dir(writeHistory(t, "b.jsonl.gz", header, kill(history.Start, 0), kill(history.Stop, 0)))
+	idle := killed("b.jsonl.gz", 0)
 	if got := run(t, nil, "chaos", "report", "--from", idle, "--out", out); got.code != 1 || !strings.Contains(got.stderr, "b.jsonl.gz is vacuous") {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What an earlier run has found is not overwritten by one that names no file.
+func TestFreeHistory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if name := freeHistory(7); name != "chaos-7.jsonl.gz" {
+		t.Errorf("the first is %s", name)
+	}
+	for _, taken := range []string{"chaos-7.jsonl.gz", "chaos-7-2-logs"} {
+		if err := os.WriteFile(taken, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if name := freeHistory(7); name != "chaos-7-3.jsonl.gz" {
+		t.Errorf("then comes %s", name)
 	}
 }

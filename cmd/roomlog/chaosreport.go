@@ -63,6 +63,9 @@ type chaosReport struct {
 }
 
 func (r *chaosReport) make(ctx context.Context) error {
+	if err := os.MkdirAll(r.out, 0o755); err != nil { // now, not when all is done
+		return usagef("--out: %w", err)
+	}
 	command := ""
 	if r.from == "" {
 		if err := r.runAll(ctx); err != nil {
@@ -79,9 +82,6 @@ func (r *chaosReport) make(ctx context.Context) error {
 		return err
 	}
 	d := report.Document{Command: command, Notes: string(notes), Runs: results}
-	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		return err
-	}
 	if err := d.Write(r.out); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (r *chaosReport) runAll(ctx context.Context) error {
 	if err := os.MkdirAll(r.campaign.Dir, 0o755); err != nil {
 		return err
 	}
-	old, err := filepath.Glob(filepath.Join(r.campaign.Dir, "*.jsonl.gz"))
+	old, err := filepath.Glob(filepath.Join(r.campaign.Dir, "*"+historySuffix))
 	for _, name := range old {
 		err = errors.Join(err, os.Remove(name))
 	}
@@ -124,10 +124,15 @@ func (r *chaosReport) runAll(ctx context.Context) error {
 
 // results judges all histories anew.
 func (r *chaosReport) results(ctx context.Context) (results []*chaoscheck.Result, err error) {
-	names, err := filepath.Glob(filepath.Join(r.from, "*.jsonl.gz"))
+	plain, err := filepath.Glob(filepath.Join(r.from, "*.jsonl"))
 	if err != nil {
 		return nil, err
 	}
+	zipped, err := filepath.Glob(filepath.Join(r.from, "*"+historySuffix))
+	if err != nil {
+		return nil, err
+	}
+	names := append(plain, zipped...)
 	slices.Sort(names)
 	for _, name := range names {
 		result, err := chaoscheck.File(ctx, name, chaoscheck.Options{})
@@ -140,7 +145,7 @@ func (r *chaosReport) results(ctx context.Context) (results []*chaoscheck.Result
 		results = append(results, result)
 	}
 	if len(results) == 0 {
-		return nil, fmt.Errorf("there are no histories (*.jsonl.gz) in %s", r.from)
+		return nil, fmt.Errorf("there are no histories (*.jsonl or *.jsonl.gz) in %s", r.from)
 	}
 	return results, nil
 }

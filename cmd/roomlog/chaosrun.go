@@ -26,11 +26,12 @@ for how long is drawn from --seed. At the end, when all is healed, every node's 
 are read whole and compared with what publishers and readers were told meanwhile.
 
 The verdict is valid (no anomaly), invalid, or vacuous: too little was done, or too
-few faults took effect, to tell anything. The last line is one JSON object. The
+few faults took effect, to tell anything. With -o json it is one JSON object. The
 exit code is 0 if it is valid, else 1.
 
-The history of the run is kept in a file, which "roomlog chaos check" judges anew.
-If the verdict is not valid the nodes' logs are kept beside it.
+The history of the run is kept in a file, which "roomlog chaos check" judges anew: one
+that nothing else is in yet, unless you name it. If the verdict is not valid the nodes'
+logs are kept beside it.
 
 Linux, root, /dev/fuse and /dev/net/tun are needed.`,
 		Example: `  roomlog chaos run --seed 7 --duration 1m
@@ -44,7 +45,7 @@ Linux, root, /dev/fuse and /dev/net/tun are needed.`,
 	flags.StringSliceVar(&o.Nemeses, "nemesis", nil, "which faults (see chaos list); mix, and the default: all, now and then two at once")
 	flags.Float64Var(&o.Rate, "rate", 200, "messages published a second")
 	flags.IntVar(&o.Partitions, "partitions", 4, "how many partitions")
-	flags.StringVar(&o.History, "history", "", "`FILE` for the history (default chaos-SEED.jsonl.gz)")
+	flags.StringVar(&o.History, "history", "", "`FILE` for the history, overwritten (default chaos-SEED.jsonl.gz, or with a number if there is one)")
 	flags.StringVar(&o.Logs, "logs", "", "`DIR` that gets what the nodes print (default: beside the history, if the verdict is not valid)")
 	flags.StringVar(&o.Dir, "dir", "", "where the nodes' temporary directory is made (default $TMPDIR)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -52,7 +53,12 @@ Linux, root, /dev/fuse and /dev/net/tun are needed.`,
 			o.Seed = uint64(rand.Uint32())
 		}
 		if o.History == "" {
-			o.History = fmt.Sprintf("chaos-%d.jsonl.gz", o.Seed)
+			o.History = freeHistory(o.Seed)
+		}
+		for flag, zero := range map[string]bool{"nodes": o.Nodes == 0, "rate": o.Rate == 0, "partitions": o.Partitions == 0, "nemesis": len(o.Nemeses) == 0} {
+			if zero && flags.Changed(flag) {
+				return usagef("--%s %v: leave it out for the default", flag, flags.Lookup(flag).Value)
+			}
 		}
 		if err := o.Check(); err != nil {
 			return usageError{err}
@@ -65,16 +71,44 @@ Linux, root, /dev/fuse and /dev/net/tun are needed.`,
 	return cmd
 }
 
+// freeHistory names a file that neither holds what an earlier run found nor has its logs
+// beside it.
+func freeHistory(seed uint64) string {
+	for n := 1; ; n++ {
+		name := fmt.Sprintf("chaos-%d", seed)
+		if n > 1 {
+			name += fmt.Sprintf("-%d", n)
+		}
+		file := name + historySuffix
+		if !exists(file) && !exists(logsOf(file)) {
+			return file
+		}
+	}
+}
+
+const historySuffix = ".jsonl.gz"
+
+// logsOf is the directory for what the nodes of a history's run print.
+func logsOf(history string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(history, ".gz"), ".jsonl") + "-logs"
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !os.IsNotExist(err)
+}
+
 // runChaos makes a run and prints the verdict. Logs that were not asked for are
-// kept if it is not valid.
+// kept if it is not valid, or among others.
 func runChaos(ctx context.Context, a *app, o chaos.Options) (err error) {
 	if o.Binary, err = os.Executable(); err != nil {
 		return err
 	}
 	o.Version = buildVersion()
-	asked := o.Logs != ""
-	if !asked {
-		o.Logs = strings.TrimSuffix(strings.TrimSuffix(o.History, ".gz"), ".jsonl") + "-logs"
+	keep := o.Logs != ""
+	if !keep {
+		o.Logs = logsOf(o.History)
+		keep = exists(o.Logs)
 	}
 	progress := newBenchProgress(a.stderr)
 	o.Progress = progress.show
@@ -82,24 +116,28 @@ func runChaos(ctx context.Context, a *app, o chaos.Options) (err error) {
 	progress.clear()
 	switch {
 	case ctx.Err() != nil:
+		a.warn(fmt.Sprintf("seed %d: %s has what there was until then, %s what the nodes have printed", o.Seed, o.History, o.Logs))
 		return errInterrupted
 	case err != nil:
 		return err
+	}
+	if a.output != "json" {
+		fmt.Fprintf(a.stdout, "seed %d; roomlog chaos check %s judges it again\n\n", o.Seed, o.History)
 	}
 	if err := checkHistory(ctx, a, o.History, chaoscheck.Options{}); err != nil {
 		a.warn("what the nodes have printed is in " + o.Logs)
 		return err
 	}
-	if !asked {
-		return os.RemoveAll(o.Logs)
+	if keep {
+		return nil
 	}
-	return nil
+	return os.RemoveAll(o.Logs)
 }
 
 func newChaosList(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "The faults that chaos run makes, and what the checker looks for",
+		Short: "The faults that chaos run makes",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return emitTable(a, chaos.Nemeses(), []string{"NEMESIS", "WHAT IT DOES"}, func(n chaos.Nemesis) []any {

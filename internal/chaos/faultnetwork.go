@@ -10,7 +10,7 @@ import (
 
 var networkFaults = []Nemesis{
 	{"partition", "links are cut: of one node, between two halves, in a ring, or in one direction only; clients may be cut off with a node", onNetwork, false, strikePartition},
-	{"packet", "packets are delayed, lost, overtaken or doubled, between nodes and towards clients", onNetwork, false, strikePacket},
+	{"packet", "packets are delayed, lost, damaged, overtaken or doubled, between nodes and towards clients", onNetwork, false, strikePacket},
 	{"udp-blackhole", "what clients send to a node or get from it vanishes, while it sees the others well", onNetwork, false, strikeUDPBlackhole},
 }
 

@@ -14,7 +14,7 @@ var processFaults = []Nemesis{
 	{"kill", "kill -9 of one node, a minority, a majority or all", onProcesses, false, strikeKill},
 	{"leader-kill", "kill -9 of a node that leads", onProcesses, false, strikeLeaderKill},
 	{"leader-kill-loop", "kill -9 of every new leader of one partition, as soon as it leads", onProcesses, false, strikeLeaderKillLoop},
-	{"pause", "SIGSTOP of one node, a minority or a majority, then SIGCONT", onProcesses, false, strikePause},
+	{"pause", "SIGSTOP of a leader, a node, a minority or a majority, then SIGCONT", onProcesses, false, strikePause},
 	{"pause-kill", "a leader is paused, the others go on and are killed with what they had not synced; it wakes up alone", onProcesses, true, strikePauseKill},
 	{"part-kill", "a node is cut off, the others go on and are killed with what they had not synced; it comes back alone", onProcesses, true, strikePartKill},
 	{"left-behind", "a node is dead until the others have dropped what it lacks: it comes back with a snapshot", onProcesses, false, strikeLeftBehind},

@@ -98,6 +98,9 @@ func File(ctx context.Context, path string, o Options) (_ *Result, err error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	result.History = path
+	if result.Run == nil {
+		result.miss("run: the first line does not say what was done, and what is enough")
+	}
 	return result, nil
 }
 

@@ -71,6 +71,23 @@ func (r *Result) Unavailable(fault string) (longest float64) {
 	return longest
 }
 
+// miss adds something that was too little.
+func (r *Result) miss(what string) {
+	r.Missed = append(r.Missed, what)
+	r.conclude()
+}
+
+func (r *Result) conclude() {
+	switch {
+	case len(r.Findings) > 0:
+		r.Outcome = Invalid
+	case len(r.Missed) > 0:
+		r.Outcome = Vacuous
+	default:
+		r.Outcome = Valid
+	}
+}
+
 // Result draws the verdict. Nothing may be added afterwards, and it is drawn once.
 func (c *Checker) Result() *Result {
 	c.judge()
@@ -86,14 +103,7 @@ func (c *Checker) Result() *Result {
 		Missed:    c.missed(),
 		Run:       c.run,
 	}
-	switch {
-	case len(r.Findings) > 0:
-		r.Outcome = Invalid
-	case len(r.Missed) > 0:
-		r.Outcome = Vacuous
-	default:
-		r.Outcome = Valid
-	}
+	r.conclude()
 	return r
 }
 

@@ -59,7 +59,8 @@ func newReader(r io.Reader, under ...io.Closer) *Reader {
 }
 
 // Next returns the next op, io.EOF behind the last, and a *LineError for a
-// line that is none. Index and time must grow.
+// line that is none, or behind which lines are missing: index must count them, and time
+// not go back.
 func (r *Reader) Next() (*Op, error) {
 	for {
 		line, err := r.readLine()
@@ -75,6 +76,9 @@ func (r *Reader) Next() (*Op, error) {
 		op := new(Op)
 		if err := json.Unmarshal(line, op); err != nil {
 			return nil, &LineError{r.line, err}
+		}
+		if op.Index > r.index+1 {
+			return nil, &LineError{r.line, fmt.Errorf("index %d comes after index %d: what was between is missing", op.Index, r.index)}
 		}
 		if op.Index <= r.index || op.Time < r.time {
 			return nil, &LineError{r.line, fmt.Errorf("index %d at time %d comes after index %d at time %d", op.Index, op.Time, r.index, r.time)}
