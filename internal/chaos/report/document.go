@@ -191,7 +191,13 @@ func middleAndMost(all []float64) string {
 		return "–"
 	}
 	slices.Sort(all)
-	return fmt.Sprintf("%.0f / %.0f", all[len(all)/2], all[len(all)-1])
+	return fmt.Sprintf("%.0f / %.0f", median(all), all[len(all)-1])
+}
+
+// median is that of sorted figures, as boxes are drawn: between two it is their mean.
+func median(sorted []float64) float64 {
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 // Anomalies is a table of all that was looked for, zero rows too.

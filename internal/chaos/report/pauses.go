@@ -125,8 +125,7 @@ func (f FaultPauses) caption() string {
 	if len(pauses) == 0 {
 		return f.Name + "\nnone"
 	}
-	median := pauses[(len(pauses)-1)/2] // by nearest rank
-	return fmt.Sprintf("%s\n%d: p50 %s, max %s ms", f.Name, len(pauses), figure(median), figure(pauses[len(pauses)-1]))
+	return fmt.Sprintf("%s\n%d: p50 %s, max %s ms", f.Name, len(pauses), figure(median(pauses)), figure(pauses[len(pauses)-1]))
 }
 
 // figure has three digits, or all before the point.
