@@ -494,6 +494,18 @@ func TestPartitionTransferWithoutALeader(t *testing.T) {
 	}
 }
 
+// A node that is being drained would give a leadership back: that is said at once.
+func TestPartitionTransferToADrainedNode(t *testing.T) {
+	n1, n2 := threeVoters("n1", "n2", 3, 9, 9, 9), threeVoters("n2", "n2", 3, 9, 9, 9)
+	n1.status.Draining = true
+	n2.transfer = func(int, string) error { t.Error("it was tried"); return nil }
+	nodes := []client.Node{startNode(t, n1, "secret"), startNode(t, n2, "secret")}
+	got := ask(t, nodes, 1, "partition", "transfer", "0", "--to", "n1")
+	if want := "partition 0: n1 is being drained and would give it back: roomlog node drain n1 --undo\n"; !strings.Contains(got.stderr, want) {
+		t.Errorf("stderr %q, want %q", got.stderr, want)
+	}
+}
+
 func TestPartitionTransferRefused(t *testing.T) {
 	n1, n2 := threeVoters("n1", "n2", 3, 9, 9, 9), threeVoters("n2", "n2", 3, 9, 9, 9)
 	n4 := named("n4")

@@ -325,6 +325,9 @@ func compareBool(a, b bool) int {
 // transfer asks the leader to hand over and returns once to is seen to lead.
 // While no leader can be reached it waits for one.
 func (c *cluster) transfer(ctx context.Context, n int, to string) (partitionView, error) {
+	if c.drains(ctx, to) {
+		return partitionView{}, fmt.Errorf("partition %d: %s is being drained and would give it back: roomlog node drain %s --undo", n, to, to)
+	}
 	asked, lastErr := false, error(nil)
 	for {
 		v, err := c.partition(ctx, n)
@@ -349,6 +352,16 @@ func (c *cluster) transfer(ctx context.Context, n int, to string) (partitionView
 		case <-time.After(transferPoll):
 		}
 	}
+}
+
+// drains tells whether a node says that it is being drained.
+func (c *cluster) drains(ctx context.Context, node string) bool {
+	n, ok := c.node(node)
+	if !ok {
+		return false
+	}
+	var status admin.NodeStatus
+	return c.do(ctx, n, http.MethodGet, "/v1/node", &status) == nil && status.Draining
 }
 
 // checkTarget tells why a node cannot lead a partition.
