@@ -74,11 +74,17 @@ what it was. It is part of what was measured: the exit code is 0 either way.`,
 			if err != nil {
 				return figures{}, err
 			}
+			if r.BystanderBefore > tooBusy {
+				a.warn(fmt.Sprintf("the bystanders' p99 was %.0f ms before anything happened: the machine is too busy for the verdict to tell much", r.BystanderBefore))
+			}
 			return figures{r, r.Course, func(w io.Writer) { printScene(w, scene, r) }}, nil
 		})
 	}
 	return cmd
 }
+
+// tooBusy is a p99 in ms that a machine with time for a scene stays far below in calm.
+const tooBusy = 100
 
 func sceneNames() (names []string) {
 	for _, s := range bench.Scenes() {
