@@ -100,6 +100,7 @@ func printVerdict(w io.Writer, r *chaoscheck.Result) {
 	fmt.Fprintf(w, "%d ops, %d messages, %d rooms in %.1f s\n", r.Ops, f.Messages, f.Rooms, f.Duration)
 	fmt.Fprintf(w, "drift p50 %.1f ms, p99 %.1f ms, max %.1f ms; worst realtime lag %.1f ms; longest wait for a commit %.1f ms\n",
 		f.Drift.P50, f.Drift.P99, f.Drift.Max, f.RealtimeLag, f.LongestWait)
+	fmt.Fprintf(w, "elections were judged during %.1f s, in which no fault was on or just over\n", f.Judged)
 	l := &f.Linear
 	fmt.Fprintf(w, "linearizable: %d of %d slices checked, %d illegal, %d undecided\n", l.Checked, l.Slices, l.Illegal, l.Unknown)
 	for _, m := range r.Missed {

@@ -186,7 +186,6 @@ func (r *run) live(ctx context.Context) (err error) {
 	defer unwatch()
 	watching.Go(func() { r.observe(watched) })
 	watching.Go(func() { r.watchMachine(watched) })
-	watching.Go(func() { r.watchNodes(watched) })
 
 	w := workload{rooms: r.opts.Rooms, publishers: publishers, seekers: seekers, rate: r.opts.Rate, filler: filler}
 	r.load, err = startLoad(ctx, r.cluster, r.rec, w, r.opts.Seed)

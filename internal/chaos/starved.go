@@ -16,48 +16,53 @@ const (
 	heartbeat = 20 * time.Millisecond
 	starving  = 250 * time.Millisecond // a heartbeat so late is a sign of it
 
-	glance = 250 * time.Millisecond
-	hungry = 2 * glance / 5 // a thread of a node that has waited for a processor for so long of a glance is another
+	glance = 250 * time.Millisecond // between two looks at the nodes' threads
+	hungry = 0.4                    // of that time: a thread that waited longer for a processor is another
 )
 
-// watchMachine writes down when the machine starves the run, until ctx ends.
+// watchMachine writes down from when to when the machine starves the run or a node, until
+// ctx ends.
 func (r *run) watchMachine(ctx context.Context) {
-	last := time.Now()
-	for wait(ctx, heartbeat) == nil {
-		if late := time.Since(last) - heartbeat; late > starving {
-			r.starved(history.Start, "late by "+late.Round(time.Millisecond).String())
-			r.starved(history.Stop, "")
-		}
-		last = time.Now()
-	}
-}
-
-// watchNodes writes down from when to when it starves a node, until ctx ends.
-func (r *run) watchNodes(ctx context.Context) {
 	var s starvation
-	for wait(ctx, glance) == nil {
-		longest := time.Duration(0)
-		for _, n := range r.cluster.names {
-			if pid, ok := r.cluster.procs.PID(n); ok {
-				longest = max(longest, s.longest(pid))
+	defer func() { r.starved(&s, "") }()
+	last := time.Now()
+	looked := last
+	for wait(ctx, heartbeat) == nil {
+		now := time.Now()
+		why := ""
+		if late := now.Sub(last) - heartbeat; late > starving {
+			why = fmt.Sprintf("the run was late by %v", late.Round(time.Millisecond))
+		}
+		last = now
+		if since := now.Sub(looked); why != "" || since >= glance {
+			if waited := r.longestWait(&s); waited.Seconds() > hungry*since.Seconds() {
+				why = fmt.Sprintf("a thread of a node waited for %v of %v", waited.Round(time.Millisecond), since.Round(time.Millisecond))
 			}
+			looked = now
+			r.starved(&s, why)
 		}
-		switch on := longest > hungry; {
-		case on && !s.on:
-			r.starved(history.Start, fmt.Sprintf("a thread waited for %v of %v", longest.Round(time.Millisecond), glance))
-		case !on && s.on:
-			r.starved(history.Stop, "")
-		}
-		s.on = longest > hungry
 	}
 }
 
-func (r *run) starved(phase, detail string) {
-	f := history.Fault{Phase: phase, Detail: detail}
-	if phase == history.Stop {
-		f.Count = 1
+// longestWait is how long any thread of a node has waited since the last call.
+func (r *run) longestWait(s *starvation) (longest time.Duration) {
+	for _, n := range r.cluster.names {
+		if pid, ok := r.cluster.procs.PID(n); ok {
+			longest = max(longest, s.longest(pid))
+		}
 	}
-	r.rec.nemesis(string(history.Starved), f)
+	return longest
+}
+
+// starved writes down that it begins, or is over: why is "".
+func (r *run) starved(s *starvation, why string) {
+	switch {
+	case why != "" && !s.on:
+		r.rec.nemesis(string(history.Starved), history.Fault{Phase: history.Start, Detail: why})
+	case why == "" && s.on:
+		r.rec.nemesis(string(history.Starved), history.Fault{Phase: history.Stop, Count: 1})
+	}
+	s.on = why != ""
 }
 
 // starvation knows how long threads have waited for a processor so far.

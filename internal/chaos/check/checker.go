@@ -144,8 +144,8 @@ func (c *Checker) Add(op *history.Op) error {
 func (c *Checker) take(op *history.Op) error {
 	switch v := op.Value.(type) {
 	case *history.Run:
-		if c.run != nil {
-			return misfit("a second header")
+		if op.Index != 0 {
+			return misfit("a header that is not the first line")
 		}
 		c.run = v
 	case *history.Publish:

@@ -137,9 +137,20 @@ func (f *faults) withoutQuorum(from, to int64) int64 {
 
 // near tells whether a fault was on between from and to, or within grace before.
 func (f *faults) near(from, to int64, grace time.Duration) bool {
-	until := func(w *window) bool { return w.start <= to }
+	until := func(w *window) bool { return w.from() <= to }
 	late := sort.Search(len(f.over), func(i int) bool { return f.over[i].stop >= from-int64(grace) })
 	return slices.ContainsFunc(f.on, until) || slices.ContainsFunc(f.over[late:], until)
+}
+
+// unnoticed is how long a machine may starve nodes before a run can tell.
+const unnoticed = int64(time.Second)
+
+// from is when the window may have begun.
+func (w *window) from() int64 {
+	if w.fault == string(history.Starved) {
+		return w.start - unnoticed
+	}
+	return w.start
 }
 
 // terms are what was observed of a partition's terms.

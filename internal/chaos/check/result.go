@@ -154,12 +154,13 @@ func (c *Checker) missed() []string {
 }
 
 // floors are the highest of all that were given. A fault that was made or
-// meant must have taken effect once.
+// meant must have taken effect once; nobody makes the machine busy.
 func (c *Checker) floors() (map[history.F]int64, map[string]int64) {
 	ops, faults := maps.Clone(least), make(map[string]int64)
 	for name := range c.effects() {
 		faults[name] = 1
 	}
+	delete(faults, string(history.Starved))
 	raise(ops, c.options.Floors.Ops)
 	raise(faults, c.options.Floors.Faults)
 	if c.run != nil {
