@@ -23,7 +23,8 @@ const (
 // memory and a ping every 12 to 15 s. When the process of a node dies the other one
 // says so within milliseconds: subscriptions go on there, without a silence that has to
 // be noticed first and without a handshake, and publishes at whoever leads next. The one
-// in reserve is then replaced within a second, or 30 s if the client only reads. A
+// in reserve is then replaced within a second, or 30 s if the client only reads; until then
+// it goes on as one without reserve does when its node fails, too. A
 // client that publishes to the leaders of several partitions has such connections
 // anyway, and gets no further one.
 //

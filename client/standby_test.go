@@ -186,7 +186,9 @@ func TestStandbyIsReplaced(t *testing.T) {
 // TestStandbySpread: who only reads has half a minute to replace its connection in
 // reserve, and hurries once it publishes.
 func TestStandbySpread(t *testing.T) {
-	r := newRouter(&Client{}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // of the rare dial: a wait may be next to nothing
+	r := newRouter(&Client{ctx: ctx, cfg: config{log: slog.New(slog.DiscardHandler)}}, nil)
 	for _, name := range []string{"n1", "n2"} {
 		n := r.node(name)
 		n.listen, n.alive = "127.0.0.1:1", true

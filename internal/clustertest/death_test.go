@@ -45,6 +45,9 @@ func TestProcessesStandby(t *testing.T) {
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	defer cancel()
+	if _, err := c.Publish(ctx, "other", nil); err != nil { // who publishes soon has another in reserve
+		t.Fatal(err)
+	}
 	var last, silent atomic.Uint64
 	read := func(room string, last *atomic.Uint64) {
 		for m, err := range c.Subscribe(ctx, room) {
