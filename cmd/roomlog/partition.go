@@ -325,9 +325,6 @@ func compareBool(a, b bool) int {
 // transfer asks the leader to hand over and returns once to is seen to lead.
 // While no leader can be reached it waits for one.
 func (c *cluster) transfer(ctx context.Context, n int, to string) (partitionView, error) {
-	if c.drains(ctx, to) {
-		return partitionView{}, fmt.Errorf("partition %d: %s is being drained and would give it back: roomlog node drain %s --undo", n, to, to)
-	}
 	asked, lastErr := false, error(nil)
 	for {
 		v, err := c.partition(ctx, n)
@@ -336,6 +333,9 @@ func (c *cluster) transfer(ctx context.Context, n int, to string) (partitionView
 		}
 		if err != nil || v.Leader == to {
 			return v, err
+		}
+		if c.drains(ctx, to) {
+			return v, fmt.Errorf("partition %d: %s is being drained and would give it back: roomlog node drain %s --undo", n, to, to)
 		}
 		if leader, ok := c.node(v.Leader); ok && !asked {
 			lastErr = c.askTransfer(ctx, leader, n, to)
@@ -360,6 +360,8 @@ func (c *cluster) drains(ctx context.Context, node string) bool {
 	if !ok {
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+	defer cancel()
 	var status admin.NodeStatus
 	return c.do(ctx, n, http.MethodGet, "/v1/node", &status) == nil && status.Draining
 }
