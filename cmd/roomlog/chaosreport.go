@@ -105,9 +105,9 @@ func (r *chaosReport) runAll(ctx context.Context) error {
 	if err := os.MkdirAll(r.campaign.Dir, 0o755); err != nil {
 		return err
 	}
-	old, err := filepath.Glob(filepath.Join(r.campaign.Dir, "*"+historySuffix))
+	old, err := histories(r.campaign.Dir)
 	for _, name := range old {
-		err = errors.Join(err, os.Remove(name))
+		err = errors.Join(err, os.Remove(name), os.RemoveAll(logsOf(name)))
 	}
 	if err != nil {
 		return err
@@ -124,16 +124,10 @@ func (r *chaosReport) runAll(ctx context.Context) error {
 
 // results judges all histories anew.
 func (r *chaosReport) results(ctx context.Context) (results []*chaoscheck.Result, err error) {
-	plain, err := filepath.Glob(filepath.Join(r.from, "*.jsonl"))
+	names, err := histories(r.from)
 	if err != nil {
 		return nil, err
 	}
-	zipped, err := filepath.Glob(filepath.Join(r.from, "*"+historySuffix))
-	if err != nil {
-		return nil, err
-	}
-	names := append(plain, zipped...)
-	slices.Sort(names)
 	for _, name := range names {
 		result, err := chaoscheck.File(ctx, name, chaoscheck.Options{})
 		switch {
@@ -148,4 +142,16 @@ func (r *chaosReport) results(ctx context.Context) (results []*chaoscheck.Result
 		return nil, fmt.Errorf("there are no histories (*.jsonl or *.jsonl.gz) in %s", r.from)
 	}
 	return results, nil
+}
+
+// histories are the files in a directory that are histories by their names.
+func histories(dir string) ([]string, error) {
+	plain, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	zipped, err := filepath.Glob(filepath.Join(dir, "*"+historySuffix))
+	names := append(plain, zipped...)
+	slices.Sort(names)
+	return names, err
 }

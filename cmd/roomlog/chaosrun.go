@@ -46,7 +46,7 @@ Linux, root, /dev/fuse and /dev/net/tun are needed.`,
 	flags.Float64Var(&o.Rate, "rate", 200, "messages published a second")
 	flags.IntVar(&o.Partitions, "partitions", 4, "how many partitions")
 	flags.StringVar(&o.History, "history", "", "`FILE` for the history, overwritten (default chaos-SEED.jsonl.gz, or with a number if there is one)")
-	flags.StringVar(&o.Logs, "logs", "", "`DIR` that gets what the nodes print (default: beside the history, if the verdict is not valid)")
+	flags.StringVar(&o.Logs, "logs", "", "`DIR` that gets what the nodes print (default: beside the history, if the verdict is not valid or there is such a directory)")
 	flags.StringVar(&o.Dir, "dir", "", "where the nodes' temporary directory is made (default $TMPDIR)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !flags.Changed("seed") {
@@ -95,7 +95,7 @@ func logsOf(history string) string {
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)
-	return !os.IsNotExist(err)
+	return err == nil
 }
 
 // runChaos makes a run and prints the verdict. Logs that were not asked for are
@@ -116,7 +116,7 @@ func runChaos(ctx context.Context, a *app, o chaos.Options) (err error) {
 	progress.clear()
 	switch {
 	case ctx.Err() != nil:
-		a.warn(fmt.Sprintf("seed %d: %s has what there was until then, %s what the nodes have printed", o.Seed, o.History, o.Logs))
+		a.warn(fmt.Sprintf("seed %d: %s has what there was until then, %s what the nodes have printed, if they had begun", o.Seed, o.History, o.Logs))
 		return errInterrupted
 	case err != nil:
 		return err
