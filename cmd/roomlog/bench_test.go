@@ -38,6 +38,7 @@ func TestBenchFlags(t *testing.T) {
 		{"fanout --limit 0s --search", "--limit 0s: give 1ms to 1m"},
 		{"idle --subs 0", "--subs 0: give a number from 1 to"},
 		{"idle --subs 3 --rooms 4", "--subs 3: give at least one for each of the 4 rooms"},
+		{"failover --fault rolling --rate 100", "--rate 100: give 10 messages a second for each of the 16 partitions"},
 		{"failover --fault fire", `--fault "fire": use one of [kill pause transfer drain rolling blackhole stall]`},
 		{"failover --kills 0", "--kills 0: give a number from 1 to"},
 		{"failover --rate 10", "--rate 10: give a number from 50 to"},

@@ -14,7 +14,7 @@ import (
 
 const standbyUsage = "clients keep a connection to a second node in reserve"
 
-// roomRate is how many messages a second each room of a rolling restart needs.
+// roomRate is how many messages a second each room of a rolling restart needs at least.
 const roomRate = 10
 
 func newBenchFailover(a *app) *cobra.Command {
@@ -63,8 +63,10 @@ room took longest in each round, from when it was due to its ack and until reade
 			return usagef("bench failover makes nodes fail: it starts a cluster of its own, leave --profile and --server out")
 		case b.nodes == 4:
 			return usagef("--nodes 4: use 3 or 5, four bear no more failures than three")
+		case fault == string(bench.FaultRolling) && !b.flags.Changed("rate"):
+			s.Rate = max(s.Rate, roomRate*float64(s.Partitions))
 		case fault == string(bench.FaultRolling) && s.Rate < roomRate*float64(s.Partitions):
-			return usagef("--rate %v: a pause of a room cannot be seen with less than %d messages a second in each of %d partitions", s.Rate, roomRate, s.Partitions)
+			return usagef("--rate %v: give %d messages a second for each of the %d partitions at least, or a pause may fall between two of a room", s.Rate, roomRate, s.Partitions)
 		}
 		switch {
 		case b.flags.Changed("duration"), b.flags.Changed("rooms"):

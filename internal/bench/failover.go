@@ -183,7 +183,11 @@ func (p *pulse) pause() time.Duration {
 func (p *pulse) flows() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.count >= flowMessages && time.Since(p.last) < 2*askAgain
+	recent := 2 * askAgain
+	if p.waits {
+		recent = 6 * askAgain // its room has a message every 100 ms at least
+	}
+	return p.count >= flowMessages && time.Since(p.last) < recent
 }
 
 // reader follows the room from some seq on.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,9 +119,11 @@ func (w *storm) gather(ctx context.Context, binary string, progress Progress) (e
 	return err
 }
 
-// reserves returns when the clients have their connections in reserve, if they are to:
-// nobody else has connected to the nodes that are left.
+// reserves returns when the clients have their connections in reserve, if they are to, but
+// for a few: of others only the crowd's publisher has connected to the nodes that are left.
 func (w *storm) reserves(ctx context.Context, progress Progress) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, stormLimit, errors.New("the clients have no connections in reserve after a minute"))
+	defer cancel()
 	for w.report.Standby {
 		admitted, _, err := w.handshakes(ctx)
 		if err != nil || admitted >= int64(w.report.Clients) {
@@ -128,7 +131,7 @@ func (w *storm) reserves(ctx context.Context, progress Progress) error {
 		}
 		progress("connecting in reserve", float64(admitted)/float64(w.report.Clients))
 		if err := w.wait(ctx, askAgain, nil); err != nil {
-			return err
+			return cmp.Or(context.Cause(ctx), err)
 		}
 	}
 	return nil
