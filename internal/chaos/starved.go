@@ -17,7 +17,7 @@ const (
 	starving  = 250 * time.Millisecond // a heartbeat so late is a sign of it
 
 	glance = 250 * time.Millisecond // between two looks at the nodes' threads
-	hungry = 0.4                    // of that time: a thread that waited longer for a processor is another
+	hungry = 0.5                    // of that time: a thread that waited longer for a processor is another
 )
 
 // watchMachine writes down from when to when the machine starves the run or a node, until
