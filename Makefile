@@ -115,9 +115,6 @@ chaos-short: build # faults against real processes, a short round
 	@mkdir -p out
 	timeout -s INT 4m bin/roomlog chaos run --seed 1 --duration 75s --history out/chaos-1.jsonl.gz -o json
 	timeout -s INT 2m bin/roomlog chaos run --seed 2 --duration 15s --nodes 5 --history out/chaos-2.jsonl.gz -o json
-	@listed=$$(go test -list '^TestProcesses' ./internal/clustertest); \
-	grep -q '^TestProcesses' <<<"$$listed" || { echo "no TestProcesses in internal/clustertest"; exit 1; }
-	go test -count=1 -timeout $(strip $(TESTTIME)) -run '^TestProcesses' ./internal/clustertest
 
 mod-check:
 	go mod verify
