@@ -17,7 +17,7 @@ import (
 )
 
 // seeds is how many runs a bug may take to be found.
-const seeds = 4
+const seeds = 6
 
 // TestControls runs a binary with one bug after the other, each under the faults
 // that show it, and expects the checker to call it by its name. It takes a minute or
