@@ -19,6 +19,7 @@ const (
 	deadAfter     = 900 * time.Millisecond // and so long after the first the node is dead
 	maxPatience   = 4 * time.Second        // or so long, where that is usual
 	goneAfter     = 100 * time.Millisecond // instead, when another node says that it is gone
+	crowdLasts    = 10 * time.Second       // for so long after a node has gone the others have its clients to serve, too
 )
 
 // epoch makes monotonic times fit into an atomic.
@@ -47,6 +48,7 @@ type liveness struct {
 	publishing atomic.Bool  // publishes may be without an answer
 	doubtedAt  atomic.Int64 // when somebody doubted last that the node lives
 	goneAt     atomic.Int64 // when another node said last that it is gone
+	crowdedAt  atomic.Int64 // when it said last that yet another one is
 	due        atomic.Int64 // when watch will look again
 	poke       chan struct{}
 	spread     float64 // from 0 to 1
@@ -65,6 +67,7 @@ func (a *liveness) init() {
 	a.since.Store(now)
 	a.doubtedAt.Store(now)
 	a.goneAt.Store(now)
+	a.crowdedAt.Store(now - int64(crowdLasts))
 }
 
 func (a *liveness) wake() {
@@ -174,6 +177,10 @@ func (a *liveness) gone() {
 	a.doubt()
 }
 
+// crowded says that another node is gone: this one has its clients now, all at once, and
+// who gave up a connection that is slow for that would add a handshake to what it has to do.
+func (a *liveness) crowded() { a.crowdedAt.Store(int64(nanos())) }
+
 // threshold is how long a silence makes us ask: a few mean gaps, twice as long
 // with every ping answered in the same silence.
 func (a *liveness) threshold() time.Duration {
@@ -197,6 +204,9 @@ func (a *liveness) threshold() time.Duration {
 func (a *liveness) patience() time.Duration {
 	if a.goneAt.Load() > a.heardAt.Load() {
 		return min(max(goneAfter, 4*time.Duration(a.trip.Load())), maxPatience)
+	}
+	if nanos()-time.Duration(a.crowdedAt.Load()) < crowdLasts {
+		return maxPatience
 	}
 	return min(max(deadAfter, 4*time.Duration(a.trip.Load()), a.threshold()/4), maxPatience)
 }

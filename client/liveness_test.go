@@ -60,6 +60,7 @@ func TestThreshold(t *testing.T) {
 		trip     time.Duration
 		doubted  bool
 		gone     bool
+		crowded  bool
 		want     time.Duration
 		patience time.Duration
 	}{
@@ -78,10 +79,15 @@ func TestThreshold(t *testing.T) {
 		{name: "lost by another node", doubted: true, spread: 1, want: 0, patience: deadAfter},
 		{name: "gone for another node", gone: true, reads: true, mean: 15 * time.Second, want: 0, patience: goneAfter},
 		{name: "gone, and has been slow", gone: true, trip: 200 * time.Millisecond, want: 0, patience: 800 * time.Millisecond},
+		{name: "has the clients of another", reads: true, mean: time.Millisecond, crowded: true, want: 100 * time.Millisecond, patience: maxPatience},
+		{name: "had them, and is gone", gone: true, crowded: true, want: 0, patience: goneAfter},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var a liveness
 			a.init()
+			if tt.crowded {
+				a.crowded()
+			}
 			if tt.reads {
 				a.follow()
 			}

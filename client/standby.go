@@ -162,9 +162,15 @@ func (r *router) gone(name, from string) {
 		return
 	}
 	r.c.cfg.log.Debug("node is said to be gone", "node", name, "from", from)
+	news := n.lives()
 	n.goneAt = time.Now()
-	for _, c := range n.conns {
-		c.alive.gone()
+	for c := range r.conns {
+		switch {
+		case c.node == name:
+			c.alive.gone()
+		case news: // it may be told for as long as the node is down
+			c.alive.crowded()
+		}
 	}
 	r.notify()
 }

@@ -183,6 +183,30 @@ func TestStandbyIsReplaced(t *testing.T) {
 	}
 }
 
+// TestGoneIsTold: of a node that is gone its connection is asked, and the others have time,
+// but not anew as long as it is told again.
+func TestGoneIsTold(t *testing.T) {
+	r := newRouter(&Client{cfg: config{log: slog.New(slog.DiscardHandler)}}, nil)
+	conns := map[string]*conn{}
+	for _, name := range []string{"n1", "n2"} {
+		c := &conn{node: name}
+		c.alive.init()
+		conns[name], r.conns[c], r.node(name).alive = c, struct{}{}, true
+	}
+	r.gone("n1", "n2")
+	if p := conns["n1"].alive.patience(); p != goneAfter {
+		t.Errorf("the one that is gone has %v", p)
+	}
+	if p := conns["n2"].alive.patience(); p != maxPatience {
+		t.Errorf("the other one has %v", p)
+	}
+	conns["n2"].alive.crowdedAt.Store(int64(nanos() - crowdLasts))
+	r.gone("n1", "n2")
+	if p := conns["n2"].alive.patience(); p == maxPatience {
+		t.Error("what is told again counts as news")
+	}
+}
+
 // TestStandbySpread: who only reads has half a minute to replace its connection in
 // reserve, and hurries once it publishes.
 func TestStandbySpread(t *testing.T) {
