@@ -69,8 +69,13 @@ func strikeFsyncError(ctx context.Context, e *episode) (int, error) {
 		return fault.Count(), ctx.Err()
 	}
 	took := fault.Count()
-	_, err := e.powerCut(node)
-	return took, firstOf(err, e.start(node))
+	if _, err := e.powerCut(node); err != nil {
+		return took, err
+	}
+	if err := wait(ctx, e.hold); err != nil { // others go on meanwhile
+		return took, err
+	}
+	return took, e.start(node)
 }
 
 func strikePowerCut(ctx context.Context, e *episode) (int, error) {
