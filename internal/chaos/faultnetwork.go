@@ -14,19 +14,28 @@ var networkFaults = []Nemesis{
 	{"udp-blackhole", "what clients send to a node or get from it vanishes, while it sees the others well", onNetwork, false, strikeUDPBlackhole},
 }
 
-// inject makes faults of packets for the episode's time.
+// inject makes faults of packets for the episode's time, or up to three times as long if
+// they hit none: a fault beside them may keep a node from sending any.
 func (e *episode) inject(ctx context.Context, faults ...faultnet.Fault) (took int, err error) {
 	injected := make([]*faultnet.Injected, len(faults))
 	for i, f := range faults {
 		f.Seed = e.rng.Uint64()
 		injected[i] = e.net.Inject(f)
 	}
+	hits := func() (sum int) {
+		for _, f := range injected {
+			sum += f.Count()
+		}
+		return sum
+	}
 	err = wait(ctx, e.hold)
+	for more := 2 * e.hold; err == nil && more > 0 && hits() == 0; more -= heartbeat {
+		err = wait(ctx, heartbeat)
+	}
 	for _, f := range injected {
 		f.Off()
-		took += f.Count()
 	}
-	return took, err
+	return hits(), err
 }
 
 func strikePartition(ctx context.Context, e *episode) (int, error) {
