@@ -69,10 +69,11 @@ func StartProcesses(tb testing.TB, partitions int) *Processes {
 	return startProcesses(tb, devcluster.Options{Nodes: 3, Partitions: partitions})
 }
 
-// startProcesses runs the processes of opts in a new directory.
+// startProcesses runs the processes of opts in a new directory, with free ports: other
+// tests run beside it, in this process and others.
 func startProcesses(tb testing.TB, opts devcluster.Options) *Processes {
 	tb.Helper()
-	opts.Dir = tb.TempDir()
+	opts.Dir, opts.BasePort = tb.TempDir(), devcluster.FreePorts
 	layout, err := devcluster.Prepare(opts)
 	if err != nil {
 		tb.Fatal(err)

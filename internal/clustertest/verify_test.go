@@ -109,7 +109,7 @@ func TestVerifyAgainst(t *testing.T) {
 // dropped and used again, is no fault; nor do the nodes differ.
 func TestProcessesVerifyAfterKill(t *testing.T) {
 	t.Parallel()
-	p := startProcesses(t, devcluster.Options{Nodes: 3, Partitions: 2, BasePort: devcluster.FreePorts, Settings: map[string]string{
+	p := startProcesses(t, devcluster.Options{Nodes: 3, Partitions: 2, Settings: map[string]string{
 		"segment-bytes": "1MiB", "retention-messages": "1600",
 	}})
 	rooms := []string{"lobby", "match/1", "match/2", "café"}
