@@ -307,8 +307,8 @@ func TestProcessesLiveInTheirHost(t *testing.T) {
 	}
 }
 
-// state is what a network could leave behind.
-func state(tb testing.TB) string {
+// state is what a network could leave behind, and how many goroutines there are.
+func state(tb testing.TB) (string, int) {
 	tb.Helper()
 	interfaces, err := net.Interfaces()
 	must(tb, err)
@@ -320,11 +320,11 @@ func state(tb testing.TB) string {
 	for _, i := range interfaces {
 		names = append(names, i.Name)
 	}
-	return fmt.Sprint(names, used, len(fds), " descriptors, ", runtime.NumGoroutine(), " goroutines")
+	return fmt.Sprint(names, used, len(fds), " descriptors"), runtime.NumGoroutine()
 }
 
 func TestCloseLeavesNothing(t *testing.T) {
-	before := state(t)
+	before, running := state(t)
 	n, err := New()
 	must(t, err)
 	for _, add := range []func(string) (*Host, error){n.Host, n.Host, n.Here} {
@@ -332,25 +332,26 @@ func TestCloseLeavesNothing(t *testing.T) {
 		must(t, err)
 	}
 	n.Inject(Fault{Delay: time.Hour})
-	if during := state(t); during == before {
+	if during, _ := state(t); during == before {
 		t.Fatalf("a network shows nowhere: %s", during)
 	}
 	must(t, n.Close())
 	must(t, n.Close())
-	until(t, func() string { return state(t) }, before)
+	leaves(t, before, running)
 }
 
-// until waits for a state that comes about by itself soon.
-func until(tb testing.TB, get func() string, want string) {
+// leaves waits until a state is as it was, soon, with as many goroutines or less: one of an
+// earlier test may have been about to end.
+func leaves(tb testing.TB, before string, running int) {
 	tb.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for began := time.Now(); ; <-tick.C {
-		switch got := get(); {
-		case got == want:
+		switch now, n := state(tb); {
+		case now == before && n <= running:
 			return
 		case time.Since(began) > patience:
-			tb.Fatalf("it is  %s\nwant   %s", got, want)
+			tb.Fatalf("it is  %s, %d goroutines\nwant   %s, %d", now, n, before, running)
 		}
 	}
 }
@@ -372,7 +373,7 @@ func netForEver() error {
 
 // TestNetworksOfTwoProcesses do not meet, and one that is killed leaves nothing.
 func TestNetworksOfTwoProcesses(t *testing.T) {
-	before := state(t)
+	before, running := state(t)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "FAULTNET_CHILD=1")
 	out, err := cmd.StdoutPipe()
@@ -394,7 +395,7 @@ func TestNetworksOfTwoProcesses(t *testing.T) {
 	must(t, n.Close())
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed
-	until(t, func() string { return state(t) }, before)
+	leaves(t, before, running)
 }
 
 // TestAPrefixIsReserved also before the network has a route.
