@@ -181,19 +181,22 @@ func (p *proposer) start(pack *packer, items []item, received time.Time) batch {
 	return b
 }
 
-// answer tells the outcome of each entry, in order, until run has ended.
+// answer tells the outcome of each entry, in order, until run has ended. The next one may
+// be proposed before all of that is told; but what waits behind something that is refused
+// must be seen to.
 func (p *proposer) answer() {
 	for b := range p.inflight {
 		ctx, cancel := context.WithTimeout(context.Background(), proposeTimeout)
 		result, err := b.entry.Wait(ctx)
 		cancel()
-		p.gate.leave()
-		<-p.slots
 		out, ok := result.(Outcome)
 		if failed, passedOver := result.(error); passedOver {
 			err = failed // by every replica alike
 		} else if err == nil && !ok {
 			err = raftlog.ErrUnknown // raft had applied the entry in an earlier life
+		}
+		if err == nil {
+			p.free()
 		}
 		p.took(time.Since(b.taken))
 		p.metrics.answered(err)
@@ -203,10 +206,19 @@ func (p *proposer) answer() {
 		}
 		if b.kind == kindPublish {
 			b.answerPublishes(out.Answers, err)
-			continue
+		} else {
+			b.answerSessions(out.Opened, err)
 		}
-		b.answerSessions(out.Opened, err)
+		if err != nil {
+			p.free()
+		}
 	}
+}
+
+// free lets another entry be proposed.
+func (p *proposer) free() {
+	p.gate.leave()
+	<-p.slots
 }
 
 func (b *batch) answerPublishes(answers []Answer, err error) {
