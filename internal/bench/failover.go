@@ -217,6 +217,9 @@ func (f *failover) read(ctx context.Context, r *reader, first string, after uint
 				}
 				return
 			}
+			if m.Gap != nil {
+				continue // the next seq tells what is missing
+			}
 			h, err := parseHeader(m.Payload)
 			if err != nil {
 				f.note(err)

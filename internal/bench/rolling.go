@@ -20,7 +20,8 @@ type rolling struct {
 }
 
 // runRolling restarts all nodes so many times. The gaps are what a message of any room
-// took longest in each round, from when it was due; readers begin on all nodes, so that some are on the one that stops.
+// took longest in each round, from when it was due; readers begin on all nodes, so that
+// some are on the one that stops.
 func runRolling(ctx context.Context, t *Target, s Settings, rounds int, progress Progress) (*FailoverReport, error) {
 	s.Rooms = t.Partitions()
 	s.describe(t, 0, calmBefore)

@@ -42,7 +42,7 @@ func TestStorm(t *testing.T) {
 	if b.missing != 0 || b.lostConns.Load() != 0 {
 		t.Errorf("the bystander has missed %d messages and lost %d connections", b.missing, b.lostConns.Load())
 	}
-	if b.seen < 2 { // more, unless the machine is busy
+	if b.seen < 10 {
 		t.Errorf("the bystander has had %d messages in %v", b.seen, took)
 	}
 	t.Logf("%d clients in %v; %v refusals; the bystander's longest pause was %v",
